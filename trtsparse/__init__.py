@@ -1,0 +1,1 @@
+"""trtsparse: from an ONNX model to a TensorRT engine that uses Sparse Tensor Cores."""
