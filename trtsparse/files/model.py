@@ -1,0 +1,386 @@
+"""An ONNX model whose weights stay where they are, embedded or external, until one of them is asked for."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import mmap
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+
+from trtsparse.errors import ExternalDataError, ModelError, ModelNotFoundError
+from trtsparse.files import atomic, tensor
+from trtsparse.files.protobuf import Buffer, rewrite_tensors
+from trtsparse.files.tensor import TensorRef
+
+__all__ = ["ModelSource", "OnnxModel"]
+
+ModelSource = "str | os.PathLike[str] | bytes | onnx.ModelProto | OnnxModel"
+
+
+class OnnxModel:
+    """A model on disk or in memory.
+
+    ``proto`` is the skeleton: the whole model except the data of its larger tensors, so a 4 GB model opens in the
+    time that its graph takes to parse. `read` maps one tensor's data. Reading is thread-safe.
+
+    Args:
+        files: Where each part is: "" is the model file, the other keys are the ``location`` of external data files.
+            Values are paths, or the bytes themselves.
+        name: What error messages call the model.
+        folder: Where external files not in ``files`` are looked for; None when there is no such place.
+
+    Raises:
+        ModelError: Not an ONNX model.
+    """
+
+    def __init__(self, files: Mapping[str, Path | Buffer], *, name: str, folder: Path | None = None) -> None:
+        self.files = dict(files)
+        self.name = name
+        self.folder = folder
+        self.proto = _parse_skeleton(self.files[""], name)
+
+    @classmethod
+    def open(cls, source: str | os.PathLike[str] | bytes | onnx.ModelProto | OnnxModel) -> OnnxModel:
+        """Open a path, serialized bytes, a ModelProto, or an OnnxModel (returned as it is).
+
+        Raises:
+            ModelNotFoundError: There is no such file.
+            ModelError: A folder, an empty file, not ONNX, or truncated.
+
+        Example:
+            >>> from onnx import parser
+            >>> text = '<ir_version: 8, opset_import: ["": 17]> g (float[4] x) => (float[4] y) { y = Relu(x) }'
+            >>> OnnxModel.open(parser.parse_model(text)).proto.graph.node[0].op_type
+            'Relu'
+        """
+        if isinstance(source, OnnxModel):
+            return source
+        if isinstance(source, onnx.ModelProto):
+            return cls({"": source.SerializeToString()}, name="ModelProto")
+        if isinstance(source, (bytes, bytearray, memoryview)):
+            return cls({"": bytes(source)}, name="bytes")
+        path = Path(source)
+        _check_readable(path)
+        return cls({"": path}, name=str(path), folder=path.parent)
+
+    @property
+    def path(self) -> Path | None:
+        """The model file, or None for a model in memory."""
+        main = self.files[""]
+        return main if isinstance(main, Path) else None
+
+    def ref(self, proto: onnx.TensorProto) -> TensorRef | None:
+        """Where the data of a tensor of the skeleton are; None when the skeleton itself holds them.
+
+        Raises:
+            ExternalDataError: The external file is missing, too short, or outside the model's folder.
+            ModelError: Dims and data disagree, or the data type is unknown.
+        """
+        shape = tuple(proto.dims)
+        where = f"tensor {proto.name!r} in {self.name}"
+        try:
+            expected = tensor.packed_nbytes(proto.data_type, shape)
+        except ModelError as error:
+            raise ModelError(error.what, where=where, got=error.got) from error
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelError("a tensor has an unknown data type", where=where, got=proto.data_type) from error
+        inside = tensor.stripped_location(proto)
+        if inside is not None:
+            encoding, offset, nbytes = inside
+            location = ""
+        elif proto.data_location == onnx.TensorProto.EXTERNAL:
+            encoding = "raw_data"
+            location, offset, nbytes = self._external(proto, expected, where)
+        else:
+            return None
+        if encoding == "raw_data" and nbytes != expected:
+            raise ModelError(
+                "a tensor's dims and data disagree",
+                where=where,
+                got=f"{nbytes} bytes",
+                expected=f"{expected} bytes for dims {list(shape)} of {tensor.dtype_name(proto.data_type)}",
+                fix="export the model again",
+            )
+        return TensorRef(proto.name, location, offset, nbytes, encoding, proto.data_type, shape)
+
+    def read(self, ref: TensorRef) -> np.ndarray:
+        """The tensor's elements, read-only and mapped, not loaded; they live as long as the array.
+
+        Returns:
+            An array of the tensor's shape and type. 4-bit types: the packed bytes, uint8 ``((size + 1) // 2,)``.
+        """
+        return _elements(self._bytes(ref, "r"), ref)
+
+    def array(self, proto: onnx.TensorProto) -> np.ndarray:
+        """The value of any tensor of the skeleton; 4-bit types come unpacked, as ``ml_dtypes`` types."""
+        ref = self.ref(proto)
+        if ref is None:
+            return onnx.numpy_helper.to_array(proto)
+        values = self.read(ref)
+        if not ref.packed:
+            return values
+        whole = onnx.TensorProto(data_type=ref.data_type, dims=ref.shape, raw_data=values.tobytes())
+        return onnx.numpy_helper.to_array(whole)
+
+    @contextlib.contextmanager
+    def edit(self, ref: TensorRef) -> Iterator[np.ndarray]:
+        """Give a tensor's elements for changing in place; only a model from `copying` may be edited.
+
+        Elements of varint-encoded tensors may only be set to zero (no length changes); others are left as they were.
+        """
+        stored = self._bytes(ref, "r+")
+        if ref.encoding == "raw_data":
+            yield _elements(stored, ref)
+            return
+        before = tensor.decode_varints(stored, ref)
+        values = before.copy()
+        yield values
+        width = np.dtype(f"u{values.dtype.itemsize}")
+        old, new = before.view(width).reshape(-1), values.view(width).reshape(-1)
+        tensor.zero_varints(stored, (new == 0) & (old != 0))
+
+    @contextlib.contextmanager
+    def copying(self, target: Path | None) -> Iterator[OnnxModel]:
+        """Give an editable copy, which becomes ``target`` when the block ends without an error.
+
+        Args:
+            target: The new model file (its own path is fine), or None for a copy in memory. External data files keep
+                their names, unless they would replace those of this model: then they are named after ``target``.
+
+        Yields:
+            The copy. Every byte equals the original's; only names of external files may differ.
+
+        Raises:
+            OutputError: ``target`` cannot be written; nothing is left behind.
+        """
+        externals = self._external_locations()
+        if target is None:
+            copies = {key: bytearray(_load(self._file(key))) for key in ("", *externals)}
+            yield OnnxModel(copies, name=self.name)
+            return
+        names = self._target_names(externals, target)
+        targets = {names[location]: _beside(target, names[location]) for location in externals}
+        for path in targets.values():
+            path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic.replacing_all([*targets.values(), target]) as (*temporaries, main):
+            for location, temporary in zip(externals, temporaries, strict=True):
+                _copy(self._file(location), temporary)
+            renamed = {old: new for old, new in names.items() if old != new}
+            if renamed:
+                main.write_bytes(rewrite_tensors(_load(self.files[""]), functools.partial(tensor.relocate, renamed)))
+            else:
+                _copy(self.files[""], main)
+            yield OnnxModel({**dict(zip(targets, temporaries, strict=True)), "": main}, name=self.name)
+
+    def save(self, path: str | os.PathLike[str]) -> OnnxModel:
+        """Write the model, with its external data files beside it, and return it opened there.
+
+        Raises:
+            OutputError: The path cannot be written; nothing is left behind.
+        """
+        with self.copying(Path(path)):
+            pass
+        return OnnxModel.open(path)
+
+    def load(self) -> onnx.ModelProto:
+        """The whole model with all data in memory, as ``onnx.load`` gives it."""
+        main = self.files[""]
+        model = onnx.ModelProto.FromString(bytes(_load(main)))
+        for proto in _tensors(model):
+            if proto.data_location == onnx.TensorProto.EXTERNAL:
+                ref = self.ref(proto)
+                if ref is not None:
+                    proto.raw_data = self.read(ref).tobytes()
+                del proto.external_data[:]
+                proto.data_location = onnx.TensorProto.DEFAULT
+        return model
+
+    def external_files(self) -> tuple[Path, ...]:
+        """The external data files that the model uses, on disk."""
+        found = (self._file(location) for location in self._external_locations())
+        return tuple(file for file in found if isinstance(file, Path))
+
+    def _file(self, location: str) -> Path | Buffer:
+        return self.files[location] if location in self.files else _inside(self.folder, location, self.name)
+
+    def _external(self, proto: onnx.TensorProto, expected: int, where: str) -> tuple[str, int, int]:
+        """Location, offset and length of an external tensor, checked against the file."""
+        entries = {entry.key: entry.value for entry in proto.external_data}
+        location = entries.get("location", "")
+        try:
+            offset = int(entries.get("offset", "0") or 0)
+            nbytes = int(entries.get("length", "0") or 0) or expected
+        except ValueError as error:
+            raise ExternalDataError("external data has a bad offset or length", where=where, got=entries) from error
+        try:
+            file = self._file(location)
+        except ExternalDataError as error:
+            error.add_note(where) if hasattr(error, "add_note") else None
+            raise
+        available = file.stat().st_size if isinstance(file, Path) else len(file)
+        if offset < 0 or nbytes < 0 or offset + nbytes > available:
+            raise ExternalDataError(
+                "an external data file is too short",
+                where=f"{where}, file {location!r}",
+                got=f"{available} bytes",
+                expected=f"at least {offset + nbytes} bytes",
+                fix="copy or export the model's data file again",
+            )
+        return location, offset, nbytes
+
+    def _external_locations(self) -> list[str]:
+        """Locations in the order in which the model first names them."""
+        refs = (self.ref(proto) for proto in _tensors(self.proto))
+        return list(dict.fromkeys(ref.location for ref in refs if ref is not None and ref.location))
+
+    def _target_names(self, externals: list[str], target: Path) -> dict[str, str]:
+        """The external files' names beside ``target``: their own, or new ones where those are this model's files."""
+        own = self.path is not None and _same_file(self.path, target)
+        if own or not any(_same_file(self._file(location), _beside(target, location)) for location in externals):
+            return {location: location for location in externals}
+        taken = set(externals)
+        numbered = (f"{target.name}.data" if n == 0 else f"{target.name}.{n}.data" for n in range(2 * len(taken) + 1))
+        free = (name for name in numbered if name not in taken)
+        return dict(zip(externals, free, strict=False))
+
+    def _bytes(self, ref: TensorRef, mode: str) -> np.ndarray:
+        file = self._file(ref.location)
+        if ref.nbytes == 0:
+            return np.zeros(0, np.uint8)
+        if isinstance(file, Path):
+            writable = "r+" if mode == "r+" else "r"
+            return np.memmap(file, np.uint8, writable, ref.offset, (ref.nbytes,))  # type: ignore[call-overload,no-any-return]
+        view = np.frombuffer(file, np.uint8, ref.nbytes, ref.offset)
+        if mode == "r":
+            view.flags.writeable = False
+        return view
+
+
+def _parse_skeleton(main: Path | Buffer, name: str) -> onnx.ModelProto:
+    try:
+        with _view(main) as data:
+            skeleton = onnx.ModelProto.FromString(rewrite_tensors(data, tensor.strip))
+    except DecodeError as error:
+        raise ModelError("not an ONNX file", where=name, got=str(error)) from error
+    except ModelError as error:
+        place = f"{name}, {error.where}" if error.where else name
+        raise type(error)(error.what, where=place, got=error.got, expected=error.expected, fix=error.fix) from error
+    if not skeleton.HasField("graph") or not skeleton.graph.node or not skeleton.opset_import:
+        raise ModelError(
+            "not an ONNX model",
+            where=name,
+            got="no graph with nodes and opset imports",
+            fix="give a file written by an ONNX exporter",
+        )
+    return skeleton
+
+
+@contextlib.contextmanager
+def _view(main: Path | Buffer) -> Iterator[Buffer]:
+    if not isinstance(main, Path):
+        yield main
+        return
+    with main.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        view = memoryview(mapped)
+        try:
+            yield view
+        finally:
+            view.release()
+
+
+def _check_readable(path: Path) -> None:
+    if path.is_dir():
+        raise ModelError("the path is a folder, not an ONNX file", where=path)
+    if not path.exists():
+        raise ModelNotFoundError("there is no such file", where=path)
+    try:
+        with path.open("rb") as file:
+            empty = not file.read(1)
+    except OSError as error:
+        raise ModelError("the file cannot be read", where=path, got=error.strerror) from error
+    if empty:
+        raise ModelError("the file is empty", where=path)
+
+
+def _inside(folder: Path | None, location: str, name: str) -> Path:
+    """The external file ``location`` of a model in ``folder``; it must not lie anywhere else."""
+    where = f"file {location!r} of {name}"
+    if folder is None:
+        raise ExternalDataError(
+            "the model's weights are in a file that cannot be found from a model in memory",
+            where=where,
+            fix="give the model's path instead, or load it with its data",
+        )
+    relative = Path(location)
+    path = folder / relative
+    if not location or relative.is_absolute() or ".." in relative.parts or not _resolves_inside(path, folder):
+        raise ExternalDataError(
+            "external data lies outside the model's folder",
+            where=where,
+            got=location or "an empty location",
+            expected="a relative path below the model's folder, not through a symbolic link that leaves it",
+            fix="move the data file beside the model and save the model again",
+        )
+    if not path.is_file():
+        raise ExternalDataError(
+            "an external data file is missing", where=where, got=path, fix="copy the data file beside the model"
+        )
+    return path
+
+
+def _resolves_inside(path: Path, folder: Path) -> bool:
+    return path.resolve().is_relative_to(folder.resolve())
+
+
+def _beside(target: Path, location: str) -> Path:
+    return target.parent / location
+
+
+def _same_file(a: Path | Buffer, b: Path) -> bool:
+    return isinstance(a, Path) and a.exists() and b.exists() and a.samefile(b)
+
+
+def _load(file: Path | Buffer) -> Buffer:
+    return file.read_bytes() if isinstance(file, Path) else file
+
+
+def _copy(file: Path | Buffer, target: Path) -> None:
+    if isinstance(file, Path):
+        shutil.copyfile(file, target)
+    else:
+        target.write_bytes(file)
+
+
+def _elements(stored: np.ndarray, ref: TensorRef) -> np.ndarray:
+    if ref.encoding != "raw_data":
+        return tensor.decode_varints(stored, ref)
+    return stored if ref.packed else stored.view(ref.dtype).reshape(ref.shape)
+
+
+def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Every tensor of a model that may be large: initialisers and attributes, in subgraphs and functions too."""
+    yield from _graph_tensors(model.graph)
+    for function in model.functions:
+        yield from _node_tensors(function.node)
+
+
+def _graph_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    yield from graph.initializer
+    yield from _node_tensors(graph.node)
+
+
+def _node_tensors(nodes: object) -> Iterator[onnx.TensorProto]:
+    for node in nodes:  # type: ignore[attr-defined]
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+            for graph in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
+                yield from _graph_tensors(graph)

@@ -1,0 +1,262 @@
+"""From a node's input back to the constant that it holds, and the axes on the way.
+
+The way may lead through Identity, Cast, Transpose, reshapes that keep the axis, QuantizeLinear and DequantizeLinear,
+out of If, Loop and Scan bodies into the graphs around them. Functions are inlined before.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+
+from trtsparse.files.model import OnnxModel
+
+__all__ = ["Constant", "Quantization", "Scope", "subgraphs", "trace"]
+
+_FOLLOWED = {
+    "Identity", "Cast", "CastLike", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "QuantizeLinear",
+    "DequantizeLinear",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """How a quantized constant is turned into numbers: ``(q - zero_point) * scale``.
+
+    Attributes:
+        scale: float32, broadcastable to the stored tensor.
+        zero_point: int32, broadcastable to the stored tensor.
+    """
+
+    scale: np.ndarray
+    zero_point: np.ndarray
+
+    def same_as(self, other: Quantization | None) -> bool:
+        """True when both turn every element into the same number."""
+        return other is not None and all(
+            np.array_equal(a, b) for a, b in ((self.scale, other.scale), (self.zero_point, other.zero_point))
+        )
+
+
+@dataclass(frozen=True)
+class Constant:
+    """The constant behind a value.
+
+    Attributes:
+        tensor: The initializer or Constant-node value.
+        name: The initializer's name, or the Constant node's output.
+        shape: As the consumer sees it.
+        axes: For each dim of ``shape``, the stored tensor's axis that it is, or None where a reshape merged or split it.
+        quantization: For constants stored as quantized integers.
+    """
+
+    tensor: onnx.TensorProto
+    name: str
+    shape: tuple[int, ...]
+    axes: tuple[int | None, ...]
+    quantization: Quantization | None
+
+
+@dataclass
+class Scope:
+    """One graph's names, inside the scope of the graph around it."""
+
+    graph: onnx.GraphProto
+    outer: Scope | None = None
+    producers: dict[str, onnx.NodeProto] = field(init=False)
+    constants: dict[str, onnx.TensorProto] = field(init=False)
+    inputs: set[str] = field(init=False)
+    types: dict[str, onnx.TypeProto] = field(init=False)
+
+    def __post_init__(self) -> None:
+        graph = self.graph
+        self.producers = {name: node for node in graph.node for name in node.output if name}
+        self.constants = {tensor.name: tensor for tensor in graph.initializer}
+        self.inputs = {value.name for value in graph.input}
+        self.types = {v.name: v.type for v in (*graph.value_info, *graph.input, *graph.output)}
+
+    def find(self, name: str) -> Scope | None:
+        """The innermost scope that defines a name."""
+        scope: Scope | None = self
+        while scope is not None:
+            if name in scope.constants or name in scope.producers or name in scope.inputs:
+                return scope
+            scope = scope.outer
+        return None
+
+    def dims(self, name: str) -> tuple[int, ...] | None:
+        """A value's shape, or None where a dim or the rank is unknown."""
+        scope = self.find(name)
+        if scope is None:
+            return None
+        if name in scope.constants:
+            return tuple(scope.constants[name].dims)
+        kind = scope.types.get(name)
+        if kind is None or not kind.tensor_type.HasField("shape"):
+            return None
+        dims = [dim.dim_value if dim.HasField("dim_value") else -1 for dim in kind.tensor_type.shape.dim]
+        return None if any(dim < 0 for dim in dims) else tuple(dims)
+
+
+def subgraphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    """The graphs in a node's attributes: If branches, Loop and Scan bodies."""
+    found = []
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            found.append(attribute.g)
+        found.extend(attribute.graphs)
+    return found
+
+
+def trace(model: OnnxModel, scope: Scope, name: str) -> Constant | str:
+    """Follow a value back to a constant.
+
+    Returns:
+        The constant, or why there is none, in words.
+    """
+    chain: list[tuple[onnx.NodeProto, Scope]] = []
+    while True:
+        found = scope.find(name)
+        if found is None:
+            return f"not constant: {name!r} is not defined"
+        scope = found
+        if name in scope.constants:
+            return _forward(model, scope.constants[name], name, chain)
+        node = scope.producers.get(name)
+        if node is None:
+            return f"not constant: {name!r} is an input of the {'graph' if scope.outer is None else 'subgraph'}"
+        if node.op_type == "Constant":
+            tensor = next((a.t for a in node.attribute if a.name == "value"), None)
+            if tensor is None:
+                return f"constant {name!r} is not stored as a tensor"
+            return _forward(model, tensor, name, chain)
+        if node.op_type not in _FOLLOWED or not node.input:
+            return f"not constant: computed by {node.op_type} {node.name or name!r}"
+        chain.append((node, scope))
+        name = node.input[0]
+
+
+def _forward(
+    model: OnnxModel, tensor: onnx.TensorProto, name: str, chain: list[tuple[onnx.NodeProto, Scope]]
+) -> Constant | str:
+    """Apply the chain, from the constant to the consumer, to the shape and axes."""
+    stored = tuple(tensor.dims)
+    shape: tuple[int, ...] = stored
+    axes: tuple[int | None, ...] = tuple(range(len(stored)))
+    quantization = None
+    for node, scope in reversed(chain):
+        if node.op_type == "Transpose":
+            perm = next((list(a.ints) for a in node.attribute if a.name == "perm"), list(reversed(range(len(shape)))))
+            if sorted(perm) != list(range(len(shape))):
+                return f"Transpose {node.name!r} has perm {perm} for {len(shape)} dims"
+            shape = tuple(shape[p] for p in perm)
+            axes = tuple(axes[p] for p in perm)
+        elif node.op_type in ("Reshape", "Flatten", "Squeeze", "Unsqueeze"):
+            target = _reshaped(model, node, scope, shape)
+            if target is None:
+                return f"{node.op_type} {node.name!r} has a shape that is not known"
+            axes = _carried(shape, axes, target)
+            shape = target
+        elif node.op_type == "DequantizeLinear" and quantization is None:
+            found = _quantization(model, node, scope, shape, axes, stored)
+            if isinstance(found, str):
+                return found
+            quantization = found
+    return Constant(tensor, name, shape, axes, quantization)
+
+
+def _carried(shape: tuple[int, ...], axes: tuple[int | None, ...], target: tuple[int, ...]) -> tuple[int | None, ...]:
+    """Axes after a reshape: a dim is kept when it has the same length and the same number of elements before it."""
+    before = {(math.prod(shape[:i]), shape[i]): axes[i] for i in reversed(range(len(shape)))}
+    return tuple(before.get((math.prod(target[:i]), target[i])) for i in range(len(target)))
+
+
+def _reshaped(model: OnnxModel, node: onnx.NodeProto, scope: Scope, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The output shape of a node that only regroups dims, or None when it is not known."""
+    if node.op_type == "Flatten":
+        axis = _attribute(node, "axis", 1) % (len(shape) + 1)
+        return math.prod(shape[:axis]), math.prod(shape[axis:])
+    known = scope.dims(node.output[0])
+    if known is not None:
+        return known
+    numbers = _integers(model, node, scope)
+    if numbers is None:
+        return None
+    if node.op_type == "Reshape":
+        target = [shape[i] if n == 0 and i < len(shape) else n for i, n in enumerate(numbers)]
+        rest = math.prod(n for n in target if n != -1)
+        return tuple(math.prod(shape) // rest if n == -1 and rest else n for n in target)
+    if node.op_type == "Squeeze":
+        dropped = {n % len(shape) for n in numbers}
+        return tuple(dim for i, dim in enumerate(shape) if i not in dropped)
+    rank = len(shape) + len(numbers)
+    added = {n % rank for n in numbers}
+    rest_of = iter(shape)
+    return tuple(1 if i in added else next(rest_of) for i in range(rank))
+
+
+def _integers(model: OnnxModel, node: onnx.NodeProto, scope: Scope) -> list[int] | None:
+    """The shape or axes that a reshaping node was given, from its attribute or constant second input."""
+    for attribute in node.attribute:
+        if attribute.name in ("shape", "axes"):
+            return list(attribute.ints)
+    if len(node.input) < 2 or not node.input[1]:
+        return None
+    found = trace(model, scope, node.input[1])
+    return None if isinstance(found, str) else [int(n) for n in model.array(found.tensor).reshape(-1)]
+
+
+def _quantization(
+    model: OnnxModel,
+    node: onnx.NodeProto,
+    scope: Scope,
+    shape: tuple[int, ...],
+    axes: tuple[int | None, ...],
+    stored: tuple[int, ...],
+) -> Quantization | str:
+    """Scale and zero point of a DequantizeLinear, laid out like the stored tensor."""
+    values = []
+    for name in node.input[1:3]:
+        found = trace(model, scope, name) if name else "none"
+        if isinstance(found, str):
+            return f"DequantizeLinear {node.name!r} has a scale or zero point that is not constant"
+        values.append(model.array(found.tensor))
+    scale = values[0].astype(np.float32)
+    zero_point = values[1].astype(np.int32) if len(values) > 1 else np.zeros_like(scale, np.int32)
+    axis = _attribute(node, "axis", 1)
+    block = _attribute(node, "block_size", 0)
+    laid_out = [_laid_out(value, shape, axes, stored, axis, block) for value in (scale, zero_point)]
+    if laid_out[0] is None or laid_out[1] is None:
+        return f"DequantizeLinear {node.name!r} has scales along an axis that is not one of the stored tensor"
+    return Quantization(laid_out[0], laid_out[1])
+
+
+def _laid_out(
+    value: np.ndarray,
+    shape: tuple[int, ...],
+    axes: tuple[int | None, ...],
+    stored: tuple[int, ...],
+    axis: int,
+    block: int,
+) -> np.ndarray | None:
+    """A scale as an array that broadcasts to the stored tensor: per tensor, per axis, or per block."""
+    if value.size == 1:
+        return value.reshape((1,) * len(stored))
+    if not -len(shape) <= axis < len(shape):
+        return None
+    axis %= len(shape)
+    if block:
+        if axes != tuple(range(len(stored))):
+            return None
+        return np.repeat(value, block, axis=axis)[tuple(slice(0, dim) for dim in stored)]
+    place = axes[axis]
+    if place is None or value.size != stored[place]:
+        return None
+    return value.reshape([stored[place] if i == place else 1 for i in range(len(stored))])
+
+
+def _attribute(node: onnx.NodeProto, name: str, default: int) -> int:
+    return next((int(a.i) for a in node.attribute if a.name == name), default)
