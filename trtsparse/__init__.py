@@ -1,1 +1,64 @@
-"""trtsparse: from an ONNX model to a TensorRT engine that uses Sparse Tensor Cores."""
+"""trtsparse: from an ONNX model to a TensorRT engine that uses Sparse Tensor Cores, with the reasons.
+
+The names below are the public interface. Each is imported when first used, so that ``import trtsparse`` stays fast and
+needs none of TensorRT, CUDA, PyTorch or ONNX Runtime.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from trtsparse._version import __version__
+
+if TYPE_CHECKING:
+    from trtsparse.build.builder import build
+    from trtsparse.build.config import BuildConfig, Profile
+    from trtsparse.build.engine import BuiltEngine
+    from trtsparse.errors import TrtSparseError
+    from trtsparse.files.model import OnnxModel
+    from trtsparse.runtime.session import Session
+    from trtsparse.sparsity.pattern import Pattern
+    from trtsparse.sparsity.prune import PruneResult, prune
+    from trtsparse.sparsity.validate import SparsityReport, validate
+
+__all__ = [
+    "BuildConfig",
+    "BuiltEngine",
+    "OnnxModel",
+    "Pattern",
+    "Profile",
+    "PruneResult",
+    "Session",
+    "SparsityReport",
+    "TrtSparseError",
+    "__version__",
+    "build",
+    "prune",
+    "validate",
+]
+
+_HOMES = {
+    "BuildConfig": "trtsparse.build.config",
+    "BuiltEngine": "trtsparse.build.engine",
+    "OnnxModel": "trtsparse.files.model",
+    "Pattern": "trtsparse.sparsity.pattern",
+    "Profile": "trtsparse.build.config",
+    "PruneResult": "trtsparse.sparsity.prune",
+    "Session": "trtsparse.runtime.session",
+    "SparsityReport": "trtsparse.sparsity.validate",
+    "TrtSparseError": "trtsparse.errors",
+    "build": "trtsparse.build.builder",
+    "prune": "trtsparse.sparsity.prune",
+    "validate": "trtsparse.sparsity.validate",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'trtsparse' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

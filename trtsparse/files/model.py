@@ -192,7 +192,7 @@ class OnnxModel:
     def load(self) -> onnx.ModelProto:
         """The whole model with all data in memory, as ``onnx.load`` gives it."""
         main = self.files[""]
-        model = onnx.ModelProto.FromString(bytes(_load(main)))
+        model: onnx.ModelProto = onnx.ModelProto.FromString(bytes(_load(main)))
         for proto in _tensors(model):
             if proto.data_location == onnx.TensorProto.EXTERNAL:
                 ref = self.ref(proto)
@@ -266,7 +266,7 @@ class OnnxModel:
 def _parse_skeleton(main: Path | Buffer, name: str) -> onnx.ModelProto:
     try:
         with _view(main) as data:
-            skeleton = onnx.ModelProto.FromString(rewrite_tensors(data, tensor.strip))
+            skeleton: onnx.ModelProto = onnx.ModelProto.FromString(rewrite_tensors(data, tensor.strip))
     except DecodeError as error:
         raise ModelError("not an ONNX file", where=name, got=str(error)) from error
     except ModelError as error:

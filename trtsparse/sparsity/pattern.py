@@ -295,7 +295,8 @@ class _Elements:
         out = np.empty((m, rows, inner), bits.dtype)
         source = bits.transpose(1, 0, 2)
         if not self.signed:
-            return np.bitwise_and(source, np.array(~self.sign & (256**bits.itemsize - 1), bits.dtype), out=out)
+            np.bitwise_and(source, np.array(~self.sign & (256**bits.itemsize - 1), bits.dtype), out=out)
+            return out
         signed = out.view(f"i{bits.itemsize}")
         np.multiply(source, np.array(1 << self.shift, bits.dtype), out=out)
         np.abs(signed, out=signed)  # the lowest value stays negative, which is the largest when unsigned: right
@@ -407,14 +408,16 @@ class _Counter:
         if inner == 1 and m == 4:  # four booleans are one word; the product's top byte is their sum
             words = nonzero.reshape(-1).view(np.uint32)
             np.multiply(words, np.uint32(0x01010101), out=words)
-            return np.greater_equal(words, np.uint32((limit + 1) << 24))
+            over: np.ndarray = np.greater_equal(words, np.uint32((limit + 1) << 24))
+            return over
         counts = nonzero.view(np.uint8)
         if inner >= _INNER_SHORT:
             sums = self._sums[: rows * inner].reshape(rows, inner)
             np.add(counts[:, 0], counts[:, 1], out=sums)
             for element in range(2, m):
                 np.add(sums, counts[:, element], out=sums)
-            return np.greater(sums, limit, out=sums.view(np.bool_))
+            np.greater(sums, limit, out=sums.view(np.bool_))
+            return sums.view(np.bool_)
         flat = counts.reshape(-1)  # short runs: add the flat array to itself, shifted; sums stand at first elements
         valid = flat.size - (m - 1) * inner
         sums = self._sums[: flat.size]

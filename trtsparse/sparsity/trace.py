@@ -49,7 +49,7 @@ class Constant:
         tensor: The initializer or Constant-node value.
         name: The initializer's name, or the Constant node's output.
         shape: As the consumer sees it.
-        axes: For each dim of ``shape``, the stored tensor's axis that it is, or None where a reshape merged or split it.
+        axes: For each dim of ``shape``, the stored tensor's axis that it is; None where a reshape merged or split it.
         quantization: For constants stored as quantized integers.
     """
 

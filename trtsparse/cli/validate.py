@@ -1,0 +1,73 @@
+"""``trtsparse validate``: exit code 0 when the model is as sparse as asked, else 1."""
+
+from __future__ import annotations
+
+import argparse
+
+from trtsparse.cli import options as shared
+from trtsparse.errors import ConfigError
+
+__all__ = ["configure", "run"]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("model", metavar="IN", help="ONNX model")
+    parser.add_argument(
+        "--require",
+        type=float,
+        metavar="SHARE",
+        help="succeed when this share (0 to 1) of the work is eligible and compliant; default: every eligible weight",
+    )
+    parser.add_argument(
+        "--by", choices=("macs", "parameters", "sites"), default="macs", help="what --require counts (default: macs)"
+    )
+    parser.add_argument(
+        "--precision",
+        default="stored",
+        choices=("stored", "fp32", "fp16", "bf16", "int8"),
+        help="judge the values as they will be after conversion",
+    )
+    parser.add_argument("--pattern", default="2:4", metavar="N:M", help="default: 2:4")
+    parser.add_argument(
+        "--shapes", metavar="NAME:1x3x224x224,...", help="input shapes, to count the work of a dynamic model"
+    )
+    shared.add_unknown_operators(parser)
+    shared.add_json(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Validate and print."""
+    from trtsparse.sparsity.pattern import Pattern
+    from trtsparse.sparsity.validate import validate
+
+    if options.require is not None and not 0 <= options.require <= 1:
+        raise ConfigError("a share is a number from 0 to 1", where="--require", got=options.require)
+    report = validate(
+        options.model,
+        precision=options.precision,
+        pattern=Pattern.parse(options.pattern),
+        shapes=shared.parse_shapes(options.shapes),
+        allow_unknown_operators=options.allow_unknown_operators,
+    )
+    total = {"macs": report.by_macs, "parameters": report.by_parameters, "sites": report.by_sites}[options.by]
+    if options.require is not None and total is None:
+        raise ConfigError(
+            "the work of a model with dynamic shapes is unknown",
+            where="--require",
+            fix="give --shapes, or count otherwise: --by parameters",
+        )
+    if options.json:
+        shared.print_json(report.to_dict())
+    else:
+        from trtsparse.report.console import console, sparsity_table
+
+        sparsity_table(report, out=console())
+    if options.require is not None and total is not None:
+        shared.say(f"{total.share:.1%} of {options.by} eligible and compliant, {options.require:.1%} required")
+        return 0 if total.share >= options.require else 1
+    if not report.by_sites.eligible:
+        shared.say("not compliant: no weight is eligible for sparse kernels")
+    else:
+        shared.say("compliant" if report.compliant else "not compliant")
+    return 0 if report.compliant else 1

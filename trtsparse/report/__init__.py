@@ -1,0 +1,1 @@
+"""Report: the same facts as console tables and as JSON."""

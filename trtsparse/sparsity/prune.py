@@ -1,0 +1,252 @@
+"""Prune a model to N:M by magnitude; everything but the pruned weights' bytes stays as it is.
+
+The model is copied, byte for byte, and the copy's weights are changed in place, one tensor after another: memory does
+not grow with the model.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from trtsparse.errors import ConfigError, ModelError, PatternError, PruneError
+from trtsparse.files.model import OnnxModel
+from trtsparse.files.tensor import TensorRef
+from trtsparse.sparsity.pattern import TWO_FOUR, Pattern
+from trtsparse.sparsity.values import count_site, pack_int4, prune_values, unpack_int4
+from trtsparse.sparsity.weights import WeightSite, find_sites
+
+__all__ = ["PruneResult", "PrunedTensor", "prune"]
+
+SCHEMA = "trtsparse.prune/1"
+
+
+@dataclass(frozen=True)
+class PrunedTensor:
+    """What happened to one tensor.
+
+    Attributes:
+        tensor: Its name.
+        nodes: The nodes that use it as a weight.
+        axes: The reduction axes along which the pattern now holds.
+        parameters: Elements.
+        zeroed: Elements that were not zero and now are; 0 for a tensor that was compliant and stays untouched.
+    """
+
+    tensor: str
+    nodes: tuple[str, ...]
+    axes: tuple[int, ...]
+    parameters: int
+    zeroed: int
+
+
+@dataclass(frozen=True)
+class PruneResult:
+    """A pruned model and what changed in it.
+
+    Attributes:
+        model: The pruned model; ``model.save(path)`` writes it, ``model.load()`` gives a ModelProto.
+        pattern: "2:4".
+        tensors: Every eligible tensor that was chosen.
+        skipped: Tensors left alone, with the reason in words.
+    """
+
+    model: OnnxModel
+    pattern: str
+    tensors: tuple[PrunedTensor, ...]
+    skipped: tuple[tuple[str, str], ...]
+
+    @property
+    def zeroed(self) -> int:
+        """Elements that became zero."""
+        return sum(tensor.zeroed for tensor in self.tensors)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The changes as JSON types."""
+        return {
+            "schema": SCHEMA,
+            "model": self.model.name,
+            "pattern": self.pattern,
+            "zeroed": self.zeroed,
+            "tensors": [
+                {**vars(tensor), "nodes": list(tensor.nodes), "axes": list(tensor.axes)} for tensor in self.tensors
+            ],
+            "skipped": [{"tensor": name, "reason": reason} for name, reason in self.skipped],
+        }
+
+
+def prune(
+    model: str | os.PathLike[str] | bytes | onnx.ModelProto | OnnxModel,
+    *,
+    output: str | os.PathLike[str] | None = None,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    pattern: Pattern = TWO_FOUR,
+    allow_unknown_operators: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> PruneResult:
+    """Make every eligible weight compliant by zeroing the smallest magnitudes of each group.
+
+    Of equal magnitudes the lower index is kept. Pruning twice changes nothing more. A tensor with several uses is
+    pruned once so that every use is compliant. Quantized weights are compared by dequantized magnitude.
+
+    Args:
+        model: A path, serialized bytes, or a model in memory. It is not changed, unless ``output`` is its path.
+        output: Where to write; without it the result stays in memory. External data files are written beside it.
+        include: Globs; only tensors whose name, or a using node's name, matches one. Empty: all.
+        exclude: Globs of tensors or nodes to leave alone.
+        pattern: N:M.
+        allow_unknown_operators: Accept operators of the standard domain that ONNX does not define (plugins).
+        progress: Called with (bytes pruned, bytes in all) after every tensor.
+
+    Raises:
+        ModelError: The model cannot be read or contradicts itself.
+        ConfigError: A glob matches nothing.
+        PruneError: A tensor named in ``include`` is not eligible, or its uses contradict each other.
+        OutputError: ``output`` cannot be written; nothing is left behind.
+
+    Example:
+        >>> from onnx import helper, numpy_helper, TensorProto
+        >>> w = numpy_helper.from_array(np.float32([[4, -3, 2, 1]]), "w")
+        >>> x, y = helper.make_tensor_value_info("x", 1, [2, 4]), helper.make_tensor_value_info("y", 1, [2, 1])
+        >>> graph = helper.make_graph([helper.make_node("Gemm", ["x", "w"], ["y"], transB=1)], "g", [x], [y], [w])
+        >>> result = prune(helper.make_model(graph))
+        >>> result.zeroed, numpy_helper.to_array(result.model.load().graph.initializer[0]).tolist()
+        (2, [[4.0, -3.0, 0.0, 0.0]])
+    """
+    opened = OnnxModel.open(model)
+
+    def sites_of(source: OnnxModel) -> tuple[WeightSite, ...]:
+        return find_sites(source, pattern=pattern, allow_unknown_operators=allow_unknown_operators)
+
+    sites = sites_of(opened)
+    _check_globs(sites, include, "include")
+    _check_globs(sites, exclude, "exclude")
+    chosen, skipped = _choose(sites, include, exclude)
+    for uses in chosen:
+        _check_uses(uses, sites)
+    pruned = []
+    done, total = 0, sum(_ref(uses).nbytes for uses in chosen)
+    positions = {id(site): position for position, site in enumerate(sites)}
+    with opened.copying(None if output is None else Path(output)) as copy:
+        copied = sites_of(copy)
+        for uses in chosen:
+            pruned.append(_prune_tensor(copy, [copied[positions[id(site)]] for site in uses], pattern))
+            done += _ref(uses).nbytes
+            if progress is not None:
+                progress(done, total)
+    result = copy if output is None else OnnxModel.open(output)
+    return PruneResult(result, str(pattern), tuple(pruned), tuple(skipped))
+
+
+def _check_globs(sites: Sequence[WeightSite], globs: Sequence[str], option: str) -> None:
+    names = sorted({name for site in sites for name in (site.tensor, site.node)})
+    for glob in globs:
+        if not any(fnmatch.fnmatchcase(name, glob) for name in names):
+            close = difflib.get_close_matches(glob, names, n=3)
+            raise ConfigError(
+                "no weight or node has this name",
+                where=option,
+                got=glob,
+                expected=f"for example {', '.join(close or names[:3])}" if names else "a model with weights",
+                fix="`trtsparse validate` lists the names; * and ? are wildcards",
+            )
+
+
+def _matches(site: WeightSite, globs: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, glob) for glob in globs for name in (site.tensor, site.node))
+
+
+def _choose(
+    sites: Sequence[WeightSite], include: Sequence[str], exclude: Sequence[str]
+) -> tuple[list[list[WeightSite]], list[tuple[str, str]]]:
+    """Eligible uses of every tensor to prune, and the tensors left alone with the reason."""
+    tensors: dict[object, list[WeightSite]] = {}
+    for site in sites:
+        tensors.setdefault(site.ref.key if site.ref else (site.tensor, site.node), []).append(site)
+    chosen, skipped = [], []
+    for uses in tensors.values():
+        name = uses[0].tensor
+        eligible = [site for site in uses if site.eligible]
+        excluded = next((site for site in uses if _matches(site, exclude)), None)
+        if include and not any(_matches(site, include) for site in uses):
+            skipped.append((name, "not included"))
+        elif excluded is not None:
+            skipped.append((name, f"excluded (node {excluded.node!r})"))
+        elif not eligible:
+            if any(glob in (uses[0].tensor, uses[0].node) for glob in include):
+                raise PruneError(
+                    "the tensor cannot be pruned",
+                    where=f"{name!r}, used by node {uses[0].node!r}",
+                    got=uses[0].reason,
+                    fix="leave it out of `include`",
+                )
+            skipped.append((name, uses[0].reason))
+        else:
+            chosen.append(eligible)
+    return chosen, skipped
+
+
+def _ref(uses: Sequence[WeightSite]) -> TensorRef:
+    ref = uses[0].ref
+    if ref is None:
+        raise PruneError("the tensor is not constant", where=uses[0].tensor)
+    return ref
+
+
+def _check_uses(uses: Sequence[WeightSite], sites: Sequence[WeightSite]) -> None:
+    """Refuse a tensor whose uses want different things, or whose bytes belong to another tensor too."""
+    first = uses[0]
+    where = f"{first.tensor!r}, used by {', '.join(sorted({repr(site.node) for site in uses}))}"
+    fix = f"exclude it: exclude=[{first.tensor!r}]"
+    if len({site.axis for site in uses}) > 2:
+        raise PruneError("the tensor is used along more than two axes", where=where, fix=fix)
+    if len({(site.shape, site.dtype) for site in uses}) > 1:
+        raise PruneError("the same bytes are used with different shapes or types", where=where, fix=fix)
+    quantizations = [site.quantization for site in uses]
+    if any(
+        (q is None) != (quantizations[0] is None) or (q and not q.same_as(quantizations[0])) for q in quantizations
+    ):
+        raise PruneError("the tensor is dequantized with different scales", where=where, fix=fix)
+    ref = _ref(uses)
+    for site in sites:
+        other = site.ref
+        if other is None or other.key == ref.key or other.location != ref.location:
+            continue
+        if other.offset < ref.offset + ref.nbytes and ref.offset < other.offset + other.nbytes:
+            raise ModelError(
+                "two tensors share bytes of the same file",
+                where=f"{first.tensor!r} and {site.tensor!r} in {ref.location!r}",
+                fix="save the model again with onnx.save",
+            )
+
+
+def _prune_tensor(model: OnnxModel, uses: Sequence[WeightSite], pattern: Pattern) -> PrunedTensor:
+    first, ref = uses[0], _ref(uses)
+    axes = tuple(sorted({site.axis for site in uses}))
+    one_each = [next(site for site in uses if site.axis == axis) for axis in axes]
+    zeroed = 0
+    if any(count_site(model, site, pattern=pattern).violating for site in one_each):
+        try:
+            zeroed = _edit(model, ref, first, axes, pattern)
+        except PatternError as error:
+            raise PruneError(
+                error.what, where=f"{first.tensor!r}", got=error.got, fix=f"exclude it: exclude=[{first.tensor!r}]"
+            ) from error
+    return PrunedTensor(first.tensor, tuple(site.node for site in uses), axes, ref.size, zeroed)
+
+
+def _edit(model: OnnxModel, ref: TensorRef, site: WeightSite, axes: tuple[int, ...], pattern: Pattern) -> int:
+    with model.edit(ref) as stored:
+        values = unpack_int4(stored, site) if ref.packed else stored
+        zeroed = prune_values(values, axes=axes, pattern=pattern, quantization=site.quantization)
+        if ref.packed:
+            stored[...] = pack_int4(values)
+    return zeroed
