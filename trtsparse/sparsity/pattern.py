@@ -15,7 +15,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -113,12 +113,11 @@ def count_groups(weights: np.ndarray, *, axis: int, pattern: Pattern = TWO_FOUR)
     """
     grouped, elements = _grouped(weights, axis, pattern)
     chunks = _chunks(grouped.shape)
-    chunk_size = max((grouped[rows, :, columns].size for rows, columns in chunks), default=0)
 
     def count(share: list[_Chunk]) -> _Counter:
-        counter = _Counter(elements, pattern, chunk_size, grouped.dtype)
-        for rows, columns in share:
-            counter.add(grouped[rows, :, columns], rows.start, columns.start)
+        counter = _Counter(elements, pattern, grouped[chunks[0]] if chunks else grouped)
+        for chunk in share:
+            counter.add(grouped[chunk], row=chunk[0].start, column=chunk[2].start)
         return counter
 
     tallies = _in_parallel(count, chunks, grouped.nbytes)
@@ -156,9 +155,8 @@ def keep_mask(weights: np.ndarray, *, axis: int, pattern: Pattern = TWO_FOUR) ->
     mask = np.empty(grouped.shape, np.bool_)
 
     def fill(chunks: list[_Chunk]) -> None:
-        for rows, columns in chunks:
-            kept = _kept(elements.magnitude(bits[rows, :, columns]), pattern.n)
-            mask[rows, :, columns] = kept.transpose(1, 0, 2)
+        for chunk in chunks:
+            mask[chunk] = _kept(elements.magnitude(bits[chunk]), pattern.n).transpose(1, 0, 2)
 
     _in_parallel(fill, _chunks(grouped.shape), grouped.nbytes)
     return mask.reshape(weights.shape)
@@ -259,12 +257,12 @@ def prune_array(weights: np.ndarray, *, axis: int, pattern: Pattern = TWO_FOUR) 
     grouped, elements = _grouped(weights, axis, pattern)
 
     def prune(chunks: list[_Chunk]) -> int:
-        return sum(_prune_chunk(grouped[rows, :, columns], elements, pattern) for rows, columns in chunks)
+        return sum(_prune_chunk(grouped[chunk], elements, pattern) for chunk in chunks)
 
     return sum(_in_parallel(prune, _chunks(grouped.shape), grouped.nbytes))
 
 
-_Chunk = tuple[slice, slice]  # rows and inner columns
+_Chunk = tuple[slice, slice, slice]  # of rows, elements (all) and inner columns; the first is the largest
 
 
 @dataclass(frozen=True)
@@ -347,12 +345,13 @@ def _grouped(weights: np.ndarray, axis: int, pattern: Pattern) -> tuple[np.ndarr
 def _chunks(shape: tuple[int, ...]) -> list[_Chunk]:
     """Pieces of about `_CHUNK` elements: whole rows, or columns of one row where rows are longer."""
     rows, m, inner = shape
+    whole = slice(None)
     if m * inner > _CHUNK:
         step = max(_CHUNK // m, 1)
         columns = [slice(start, min(start + step, inner)) for start in range(0, inner, step)]
-        return [(slice(row, row + 1), column) for row in range(rows) for column in columns]
+        return [(slice(row, row + 1), whole, column) for row in range(rows) for column in columns]
     step = max(_CHUNK // max(m * inner, 1), 1)
-    return [(slice(start, min(start + step, rows)), slice(0, inner)) for start in range(0, rows, step)]
+    return [(slice(start, min(start + step, rows)), whole, slice(0, inner)) for start in range(0, rows, step)]
 
 
 def _in_parallel(work: Callable[[list[_Chunk]], _Result], chunks: list[_Chunk], nbytes: int) -> list[_Result]:
@@ -377,15 +376,21 @@ class _Counter:
         first: Row and column of the first violating group, in the order of the chunks.
     """
 
-    def __init__(self, elements: _Elements, pattern: Pattern, chunk_size: int, dtype: np.dtype[Any]) -> None:
+    def __init__(self, elements: _Elements, pattern: Pattern, chunk: np.ndarray) -> None:
+        chunk_size, inner = chunk.size, chunk.shape[2]
         self.violating = 0
         self.nonzero = 0
         self.first: tuple[int, int] | None = None
         self._elements = elements
         self._pattern = pattern
-        self._shifted = np.empty(chunk_size if elements.shift else 0, dtype)
+        self._shifted = np.empty(chunk_size if elements.shift else 0, chunk.dtype)
         self._nonzero = np.empty(chunk_size, np.bool_)
         self._sums = np.empty(chunk_size, np.uint8)
+        self._limits = np.empty(0, np.uint8)
+        if 1 < inner < _INNER_SHORT or (inner == 1 and pattern.m != 4):
+            period = np.full((pattern.m, inner), 255, np.uint8)  # no sum of m booleans is larger
+            period[0] = pattern.n
+            self._limits = np.resize(period, chunk_size)
 
     def add(self, chunk: np.ndarray, row: int, column: int) -> None:
         """Count one chunk ``(rows, m, inner)`` that begins at this row and inner column."""
@@ -424,10 +429,8 @@ class _Counter:
         np.add(flat[:valid], flat[inner : inner + valid], out=sums[:valid])
         for element in range(2, m):
             np.add(sums[:valid], flat[element * inner : element * inner + valid], out=sums[:valid])
-        violating = np.greater(sums, limit, out=sums.view(np.bool_))
-        firsts = np.zeros((rows, m, inner), np.bool_)
-        firsts[:, 0] = True
-        return np.logical_and(violating, firsts.reshape(-1), out=violating)
+        np.greater(sums, self._limits[: flat.size], out=sums.view(np.bool_))
+        return sums.view(np.bool_)
 
 
 def _kept(magnitude: np.ndarray, n: int) -> np.ndarray:
