@@ -1,7 +1,7 @@
 """Compressed form of an N:M array: the kept values, and for each a 2-bit index of its place in the group.
 
 The indices are laid out as in the metadata of NVIDIA's sparse matrix instructions (PTX ISA, "mma.sp"): two 2-bit
-indices a group of four, ascending, the first in the low bits. 2:4 FP16 weights take 9/16 of their dense bytes, INT8 5/8.
+indices a group of four, ascending, the first in the low bits. 2:4 FP16 weights take 9/16 of their bytes, INT8 5/8.
 """
 
 from __future__ import annotations

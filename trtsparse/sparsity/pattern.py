@@ -9,6 +9,7 @@ covers every axis of a C-contiguous array without a copy.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import os
@@ -33,7 +34,9 @@ __all__ = [
 ]
 
 _CHUNK = 1 << 18  # elements: their bits and the scratch beside them fit the L2 cache
-_PARALLEL_NBYTES = 1 << 22  # below this starting threads costs more than they gain
+_PARALLEL_COST = 1 << 24  # bytes read: below this handing work to threads costs more than it gains
+_PRUNE_COST = 8  # pruning a byte takes about as long as counting this many
+_MOST_THREADS = 16
 _INNER_SHORT = 64  # shorter inner runs are handled by shifting the flat array instead of slicing it
 
 _Result = TypeVar("_Result")
@@ -158,7 +161,7 @@ def keep_mask(weights: np.ndarray, *, axis: int, pattern: Pattern = TWO_FOUR) ->
         for chunk in chunks:
             mask[chunk] = _kept(elements.magnitude(bits[chunk]), pattern.n).transpose(1, 0, 2)
 
-    _in_parallel(fill, _chunks(grouped.shape), grouped.nbytes)
+    _in_parallel(fill, _chunks(grouped.shape), grouped.nbytes * _PRUNE_COST)
     return mask.reshape(weights.shape)
 
 
@@ -259,7 +262,7 @@ def prune_array(weights: np.ndarray, *, axis: int, pattern: Pattern = TWO_FOUR) 
     def prune(chunks: list[_Chunk]) -> int:
         return sum(_prune_chunk(grouped[chunk], elements, pattern) for chunk in chunks)
 
-    return sum(_in_parallel(prune, _chunks(grouped.shape), grouped.nbytes))
+    return sum(_in_parallel(prune, _chunks(grouped.shape), grouped.nbytes * _PRUNE_COST))
 
 
 _Chunk = tuple[slice, slice, slice]  # of rows, elements (all) and inner columns; the first is the largest
@@ -354,17 +357,25 @@ def _chunks(shape: tuple[int, ...]) -> list[_Chunk]:
     return [(slice(start, min(start + step, rows)), whole, slice(0, inner)) for start in range(0, rows, step)]
 
 
-def _in_parallel(work: Callable[[list[_Chunk]], _Result], chunks: list[_Chunk], nbytes: int) -> list[_Result]:
+def _threads() -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, _MOST_THREADS)
+
+
+@functools.cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_threads(), thread_name_prefix="trtsparse-pattern")
+
+
+def _in_parallel(work: Callable[[list[_Chunk]], _Result], chunks: list[_Chunk], cost: int) -> list[_Result]:
     """Call ``work`` on contiguous shares of the chunks, on several threads when there is enough to do.
 
-    numpy lets other threads run while it computes.
+    numpy lets other threads run while it computes. ``cost`` is in bytes of a plain pass over memory.
     """
-    workers = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 16)
-    if nbytes < _PARALLEL_NBYTES or workers == 1:
+    if cost < _PARALLEL_COST or len(chunks) < 2:
         return [work(chunks)]
-    share = -(-len(chunks) // workers)
-    with ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(work, [chunks[start : start + share] for start in range(0, len(chunks), share)]))
+    share = -(-len(chunks) // (4 * _threads()))  # several shares each even out the load
+    return list(_pool().map(work, [chunks[start : start + share] for start in range(0, len(chunks), share)]))
 
 
 class _Counter:
@@ -397,7 +408,12 @@ class _Counter:
         nonzero = self._nonzero[: chunk.size].reshape(chunk.shape)
         shifted = self._shifted[: chunk.size].reshape(chunk.shape) if self._elements.shift else None
         self._elements.nonzero(chunk, nonzero, shifted)
-        self.nonzero += int(np.count_nonzero(nonzero))
+        count = int(np.count_nonzero(nonzero))
+        self.nonzero += count
+        if count == chunk.size:  # a dense chunk: every group has m > n non-zeros
+            self.violating += count // chunk.shape[1]
+            self.first = self.first or (row, column)
+            return
         violating = self._violating(nonzero)
         count = int(np.count_nonzero(violating))
         if count and self.first is None:
@@ -424,11 +440,15 @@ class _Counter:
             np.greater(sums, limit, out=sums.view(np.bool_))
             return sums.view(np.bool_)
         flat = counts.reshape(-1)  # short runs: add the flat array to itself, shifted; sums stand at first elements
-        valid = flat.size - (m - 1) * inner
         sums = self._sums[: flat.size]
-        np.add(flat[:valid], flat[inner : inner + valid], out=sums[:valid])
-        for element in range(2, m):
-            np.add(sums[:valid], flat[element * inner : element * inner + valid], out=sums[:valid])
+        valid = flat.size - (m - 1) * inner
+        np.add(flat[:-inner], flat[inner:], out=sums[:-inner])
+        if m == 4:
+            np.add(sums[:valid], sums[2 * inner : 2 * inner + valid], out=flat[:valid])
+            sums = flat
+        else:
+            for element in range(2, m):
+                np.add(sums[:valid], flat[element * inner : element * inner + valid], out=sums[:valid])
         np.greater(sums, self._limits[: flat.size], out=sums.view(np.bool_))
         return sums.view(np.bool_)
 
@@ -453,10 +473,10 @@ def _prune_chunk(chunk: np.ndarray, elements: _Elements, pattern: Pattern) -> in
     bits = chunk.view(f"u{chunk.dtype.itemsize}")
     magnitude = elements.magnitude(bits)
     kept = _kept(magnitude, pattern.n)
-    dropped = np.count_nonzero(np.greater(magnitude, kept * np.array(-1).astype(magnitude.dtype)))
+    dropped = np.greater(np.not_equal(magnitude, 0), kept)
     transposed = bits.transpose(1, 0, 2)
     np.multiply(transposed, kept, out=transposed)
-    return int(dropped)
+    return int(np.count_nonzero(dropped))
 
 
 def _two_axis_candidates(m: int, n: int) -> np.ndarray:

@@ -1,0 +1,128 @@
+"""How benchmarks measure, print and keep what they found."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass
+class Row:
+    """One figure: ``value`` is a median; ``low`` and ``high`` are the extremes of the runs."""
+
+    case: str
+    metric: str
+    value: float
+    unit: str
+    target: float | None = None
+    met: bool | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass
+class Benchmark:
+    """Collects rows; `finish` prints the table and writes ``results/<name>.json``."""
+
+    name: str
+    rows: list[Row] = field(default_factory=list)
+
+    def add(
+        self,
+        case: str,
+        metric: str,
+        values: list[float] | float,
+        unit: str,
+        *,
+        at_least: float | None = None,
+        at_most: float | None = None,
+    ) -> float:
+        """Add a figure, with a target where there is one, and return it."""
+        runs = values if isinstance(values, list) else [values]
+        value = statistics.median(runs)
+        target = at_least if at_least is not None else at_most
+        met = None if target is None else (value >= target if at_least is not None else value <= target)
+        self.rows.append(Row(case, metric, value, unit, target, met, min(runs), max(runs)))
+        print(f"{case}: {metric} {value:.4g} {unit}", file=sys.stderr, flush=True)
+        return value
+
+    def finish(self, packages: tuple[str, ...] = ()) -> None:
+        """Print the table, write the file."""
+        table = Table(title=self.name, title_justify="left")
+        for column in ("case", "metric", "median", "low", "high", "unit", "target", "met"):
+            table.add_column(column, justify="left" if column in ("case", "metric", "unit") else "right")
+        for row in self.rows:
+            numbers = [f"{number:.4g}" for number in (row.value, row.low, row.high) if number is not None]
+            met = "-" if row.met is None else "yes" if row.met else "no"
+            target = "-" if row.target is None else f"{row.target:g}"
+            table.add_row(row.case, row.metric, *numbers, row.unit, target, met)
+        Console(width=None if sys.stdout.isatty() else 160).print(table)
+        document = {
+            "name": self.name,
+            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "commit": _commit(),
+            "command": " ".join(["python", os.path.relpath(sys.argv[0], RESULTS.parent.parent), *sys.argv[1:]]),
+            "machine": machine(packages),
+            "rows": [asdict(row) for row in self.rows],
+        }
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / f"{self.name}.json").write_text(json.dumps(document, indent=1) + "\n")
+
+
+def machine(packages: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The processor, GPU and versions that the figures belong to."""
+    cpuinfo = Path("/proc/cpuinfo")
+    models = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line] if (
+        cpuinfo.exists()
+    ) else []  # fmt: skip
+    return {
+        "cpu": models[0] if models else platform.processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "gpu": None,
+        "driver": None,
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in ("numpy", "onnx", *packages)},
+    }
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Wall-clock seconds of one call."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def interleaved(a: Callable[[], object], b: Callable[[], object], runs: int) -> tuple[list[float], list[float]]:
+    """Time two things in turn, after one warm-up of each: the machine's mood is the same for both."""
+    a()
+    b()
+    pairs = [(seconds(a), seconds(b)) for _ in range(runs)]
+    return [first for first, _ in pairs], [second for _, second in pairs]
+
+
+def ratios(numerator: list[float], denominator: list[float]) -> list[float]:
+    """Pair by pair."""
+    return [n / d for n, d in zip(numerator, denominator, strict=True)]
+
+
+def _commit() -> str:
+    done = subprocess.run(
+        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, cwd=RESULTS.parent
+    )
+    return done.stdout.strip() or "unknown"

@@ -1,0 +1,88 @@
+"""``trtsparse run``: execute a plan or an ONNX model once on given inputs."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from trtsparse.cli import options as shared
+from trtsparse.errors import ConfigError, FeedError
+
+__all__ = ["configure", "run"]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("model", metavar="PLAN_OR_ONNX", help="what to run; recognised by its content")
+    parser.add_argument(
+        "--input", action="append", default=[], metavar="NAME=FILE.npy", help="one input's array; repeatable"
+    )
+    parser.add_argument("--random", action="store_true", help="random arrays for the inputs that are not given")
+    parser.add_argument("--shapes", metavar="NAME:1x3x224x224,...", help="shapes of random inputs")
+    parser.add_argument("--engine", default="auto", choices=("auto", "onnxruntime"), help="default: auto")
+    parser.add_argument("-o", "--output", metavar="OUT.npz", help="write the outputs' arrays")
+    shared.add_json(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run and print what came out."""
+    from trtsparse.runtime.session import Session
+
+    feeds = _read_inputs(options.input)
+    with Session(options.model, engine=options.engine) as session:
+        if options.random:
+            from trtsparse.precision.feeds import random_feeds
+
+            shapes = shared.parse_shapes(options.shapes)
+            feeds = {**random_feeds(options.model, shapes=shapes)[0], **feeds}
+        elif options.shapes:
+            raise ConfigError("shapes are those of random inputs", where="--shapes", fix="add --random")
+        results = session.run(feeds)
+    summary = {name: _summary(array) for name, array in results.items()}
+    if options.output:
+        _write(Path(options.output), results)
+    if options.json:
+        shared.print_json({"schema": "trtsparse.run/1", "model": options.model, "outputs": summary})
+    else:
+        for name, facts in summary.items():
+            print(f"{name}: " + ", ".join(f"{key} {value}" for key, value in facts.items()))
+    return 0
+
+
+def _read_inputs(pairs: list[str]) -> dict[str, Any]:
+    import numpy as np
+
+    feeds = {}
+    for pair in pairs:
+        name, equals, path = pair.partition("=")
+        if not (name and equals and path):
+            raise ConfigError("cannot read an input", where="--input", got=pair, expected="name=file.npy")
+        try:
+            with Path(path).open("rb") as file:
+                feeds[name] = np.lib.format.read_array(file, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise FeedError("the array cannot be read", where=f"--input {pair}", got=str(error)) from error
+    return feeds
+
+
+def _summary(array: Any) -> dict[str, Any]:
+    """Shape, type and the range of the values."""
+    import numpy as np
+
+    facts: dict[str, Any] = {"shape": list(array.shape), "dtype": str(array.dtype)}
+    if array.size and np.issubdtype(array.dtype, np.number):
+        finite = array[np.isfinite(array)].astype(np.float64)
+        if finite.size:
+            facts |= {"min": float(finite.min()), "max": float(finite.max()), "mean": float(finite.mean())}
+        facts["non_finite"] = int(array.size - finite.size)
+    return facts
+
+
+def _write(path: Path, arrays: dict[str, Any]) -> None:
+    import numpy as np
+
+    from trtsparse.files import atomic
+
+    with atomic.replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)
