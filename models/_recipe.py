@@ -81,9 +81,7 @@ class Recipe:
     name: ClassVar[str]
 
     seed: int = option(0, _SEED, "seed of the generated weights")
-    weights: Path | None = option(  # noqa: RUF009 - calls dataclasses.field
-        None, _FILE, "read trained weights from this .safetensors or .npz file"
-    )
+    weights: Path | None = option(None, _FILE, "read trained weights from this .safetensors or .npz file")
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

@@ -1,0 +1,71 @@
+"""`trtsparse run`: inputs from files or random, outputs printed and written."""
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+from onnx import parser
+
+from trtsparse.cli.main import main
+
+
+@pytest.fixture
+def model(tmp_path):
+    pytest.importorskip("onnxruntime")
+    text = '<ir_version: 8, opset_import: ["": 17]> g (float[n, 2] x) => (float[n, 2] y) { y = Add(x, x) }'
+    path = tmp_path / "m.onnx"
+    onnx.save(parser.parse_model(text), path)
+    return path
+
+
+def test_outputs_of_an_input_file_are_summarised_and_written(model, tmp_path, capsys):
+    np.save(tmp_path / "x.npy", np.float32([[1, 2], [3, 4]]))
+    code = main(["run", str(model), "--input", f"x={tmp_path / 'x.npy'}", "-o", str(tmp_path / "y.npz")])
+    assert code == 0
+    out = capsys.readouterr().out
+    assert out == "y: shape [2, 2], dtype float32, min 2.0, max 8.0, mean 5.0, non_finite 0\n"
+    assert np.load(tmp_path / "y.npz")["y"].tolist() == [[2, 4], [6, 8]]
+
+
+def test_json_holds_one_document(model, tmp_path, capsys):
+    np.save(tmp_path / "x.npy", np.float32([[1, np.inf]]))
+    assert main(["run", str(model), "--input", f"x={tmp_path / 'x.npy'}", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["outputs"]["y"] == {
+        "shape": [1, 2], "dtype": "float32", "min": 2.0, "max": 2.0, "mean": 2.0, "non_finite": 1
+    }  # fmt: skip
+
+
+def test_random_inputs_take_their_shapes_from_the_command_line(model, capsys):
+    assert main(["run", str(model), "--random", "--shapes", "x:5x2"]) == 0
+    assert "shape [5, 2]" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "an input is missing"),
+        (["--input", "x"], "cannot read an input\n  where: --input\n  got: x\n  expected: name=file.npy"),
+        (["--input", "x=/nowhere.npy"], "the array cannot be read\n  where: --input x=/nowhere.npy\n  got: "),
+        (["--shapes", "x:1x2"], "shapes are those of random inputs\n  where: --shapes\n  to fix: add --random"),
+        (["--random", "--shapes", "x=1"], "cannot read a shape\n  where: --shapes\n  got: x=1\n  expected: name:1x3"),
+        (["--random", "-o", "/nowhere/y.npz"], "cannot write the file\n  where: /nowhere/y.npz"),
+    ],
+)
+def test_wrong_input_is_one_message_and_exit_code_2(model, arguments, message, capsys):
+    assert main(["run", str(model), *arguments]) == 2
+    assert f"error: {message}" in capsys.readouterr().err
+
+
+def test_a_pickled_array_is_refused(model, tmp_path, capsys):
+    np.save(tmp_path / "x.npy", np.array([{}], dtype=object), allow_pickle=True)
+    assert main(["run", str(model), "--input", f"x={tmp_path / 'x.npy'}"]) == 2
+    assert "the array cannot be read" in capsys.readouterr().err
+
+
+def test_a_plan_says_what_it_would_need(tmp_path, capsys):
+    plan = b"vtrt" + bytes(12) + (28).to_bytes(8, "little") + bytes([1, 7, 1, 116])
+    (tmp_path / "m.plan").write_bytes(plan)
+    assert main(["run", str(tmp_path / "m.plan")]) == 3
+    assert "TensorRT-RTX 1.7.1.116 and a GPU" in capsys.readouterr().err
