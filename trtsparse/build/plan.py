@@ -1,8 +1,9 @@
 """Plan headers: which TensorRT wrote a plan, read from its first bytes without any library or GPU.
 
-Layout of the first 28 bytes (https://github.com/NVIDIA/TensorRT, samples/common, ``printPlanVersion``; the size and the
-second tag were seen in TensorRT-RTX 1.7 plans): tag ``ftrt`` or ``vtrt``, uint32 0, 8 bytes, uint64 total size,
-then major, minor, patch and build, one byte each. TensorRT before 8.6 had another layout.
+Layout of the first 28 bytes: tag ``ftrt`` or ``vtrt``, uint32 0, 8 bytes, uint64 total size, then major, minor, patch
+and build, one byte each. Tag, zero and version are what ``trtexec --getPlanVersionOnly`` reads
+(https://github.com/NVIDIA/TensorRT, ``printPlanVersion``); the size was seen in plans of TensorRT-RTX 1.7 and is
+relied on there only. TensorRT before 8.6 had another layout.
 """
 
 from __future__ import annotations

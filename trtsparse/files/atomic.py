@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from trtsparse.errors import OutputError
+from trtsparse.errors import OutputError, TrtSparseError
 
-__all__ = ["replacing", "replacing_all", "write"]
+__all__ = ["check_writable", "folders", "replacing", "replacing_all", "write"]
 
 
 @contextlib.contextmanager
@@ -62,6 +62,35 @@ def replacing_all(paths: list[str | os.PathLike[str]] | list[Path]) -> Iterator[
             temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def folders(paths: Sequence[Path], *, beside: Path) -> Iterator[None]:
+    """Make folders that are missing, and remove those again when the block ends with an error.
+
+    Args:
+        paths: Folders at or below that of ``beside``.
+        beside: A file whose own folder must exist.
+
+    Raises:
+        OutputError: The folder of ``beside`` is missing, or another cannot be made.
+    """
+    made: list[Path] = []
+    try:
+        with _output_errors(beside):
+            beside.parent.stat()
+        for path in paths:
+            missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+            for folder in reversed(missing):
+                with _output_errors(folder):
+                    folder.mkdir()
+                made.append(folder)
+        yield
+    except BaseException:
+        for folder in reversed(made):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
+
+
 def write(path: str | os.PathLike[str], data: bytes | bytearray | memoryview | str) -> None:
     """Write ``data`` (text as UTF-8) to ``path``, replacing what was there in one step.
 
@@ -83,10 +112,23 @@ def write(path: str | os.PathLike[str], data: bytes | bytearray | memoryview | s
         temporary.write_bytes(data.encode() if isinstance(data, str) else data)
 
 
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Fail now rather than after a long computation whose result goes to ``path``.
+
+    Raises:
+        OutputError: As in `replacing`.
+    """
+    target = Path(path)
+    with _output_errors(target):
+        _temporary_beside(target).unlink()
+
+
 def _temporary_beside(target: Path) -> Path:
     if target.is_dir():
         raise IsADirectoryError(f"{target} is a folder")
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+    if "\0" in target.name:
+        raise OSError("a file name cannot have a NUL")
+    handle, name = tempfile.mkstemp(prefix=".trtsparse-", suffix=".tmp", dir=target.parent)
     os.close(handle)
     Path(name).chmod(_mode_of(target))
     return Path(name)
@@ -111,21 +153,12 @@ def _flush(path: Path) -> None:
 def _output_errors(target: Path) -> Iterator[None]:
     try:
         yield
-    except OutputError:
-        raise
+    except TrtSparseError:
+        raise  # some of our errors about input are OSErrors too
     except OSError as error:
-        if _is_about_input(error):
-            raise
         raise OutputError(
             "cannot write the file",
             where=target,
             got=error.strerror or str(error),
             fix="give a path in an existing, writable folder with enough space",
         ) from error
-
-
-def _is_about_input(error: OSError) -> bool:
-    """Our own errors that happen to be OSErrors (a missing input file) pass unchanged."""
-    from trtsparse.errors import TrtSparseError
-
-    return isinstance(error, TrtSparseError)

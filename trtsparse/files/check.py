@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from graphlib import CycleError, TopologicalSorter
 
 import onnx
 from onnx import defs
@@ -11,7 +13,7 @@ from onnx import defs
 from trtsparse.errors import ModelError, OperatorError
 from trtsparse.files.model import OnnxModel
 
-__all__ = ["check"]
+__all__ = ["all_nodes", "check"]
 
 _STANDARD = ("", "ai.onnx", "ai.onnx.ml", "ai.onnx.training", "ai.onnx.preview.training")
 
@@ -26,18 +28,20 @@ def check(model: OnnxModel, *, allow_unknown_operators: bool = False) -> None:
 
     Raises:
         OperatorError: An opset or operators that are unknown; every node is listed.
-        ModelError: An initializer appears twice, or a tensor's dims and data disagree.
+        ModelError: An initializer appears twice, nodes form a cycle or lack inputs, a name is not text, or a tensor's
+            dims and data disagree.
         ExternalDataError: A tensor's file is missing, short, or outside the model's folder.
     """
     proto = model.proto
     _check_opsets(model)
     graphs = list(_graphs(proto.graph))
+    _check_text(proto, graphs, model.name)
     for graph in graphs:
         _check_names(graph, model.name)
+        _check_order(graph, model.name)
         for tensor in graph.initializer:
             model.ref(tensor)
-    if not allow_unknown_operators:
-        _check_operators(model, graphs)
+    _check_operators(model, allow_unknown=allow_unknown_operators)
 
 
 def _check_opsets(model: OnnxModel) -> None:
@@ -64,18 +68,50 @@ def _check_names(graph: onnx.GraphProto, name: str) -> None:
         )
 
 
-def _check_operators(model: OnnxModel, graphs: list[onnx.GraphProto]) -> None:
+def _check_text(proto: onnx.ModelProto, graphs: list[onnx.GraphProto], name: str) -> None:
+    """Names that are not UTF-8 come as bytes from protobuf."""
+    texts: Iterable[object] = itertools.chain(
+        *((v.name for v in (*graph.initializer, *graph.input, *graph.output)) for graph in graphs),
+        *((n.name, n.op_type, n.domain, *n.input, *n.output) for n in all_nodes(proto)),
+    )
+    wrong = next((text for text in texts if isinstance(text, bytes)), None)
+    if wrong is not None:
+        raise ModelError("a name is not UTF-8 text", where=name, got=repr(wrong), fix="export the model again")
+
+
+def _check_order(graph: onnx.GraphProto, name: str) -> None:
+    producers = {value: i for i, node in enumerate(graph.node) for value in node.output if value}
+    needs = {i: {producers[v] for v in node.input if v in producers} for i, node in enumerate(graph.node)}
+    try:
+        TopologicalSorter(needs).prepare()
+    except CycleError as error:
+        nodes = [graph.node[i] for i in error.args[1]]
+        raise ModelError(
+            "nodes need each other's results",
+            where=f"graph {graph.name!r} of {name}",
+            got=" <- ".join(node.name or node.op_type for node in nodes),
+        ) from error
+
+
+def _check_operators(model: OnnxModel, *, allow_unknown: bool) -> None:
     proto = model.proto
     local = {(function.domain, function.name) for function in proto.functions}
-    versions = {opset.domain or "ai.onnx": opset.version for opset in proto.opset_import}
-    unknown = [
-        f"{node.op_type} (node {node.name or node.output[0]!r}, opset {versions.get('ai.onnx', '?')})"
-        for node in _nodes(graphs, proto.functions)
-        if node.domain in ("", "ai.onnx")
-        and (node.domain, node.op_type) not in local
-        and not _is_known(node, versions)
-    ]
-    if unknown:
+    opset = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), defs.onnx_opset_version())
+    unknown = []
+    for node in all_nodes(proto):
+        if node.domain not in ("", "ai.onnx") or (node.domain, node.op_type) in local:
+            continue
+        schema = _schema(node.op_type, opset)
+        if schema is None:
+            unknown.append(f"{node.op_type} (node {_label(node)}, opset {opset})")
+        elif len(node.input) < schema.min_input or len(node.output) < schema.min_output:
+            raise ModelError(
+                "a node lacks inputs or outputs",
+                where=f"{node.op_type} {_label(node)} in {model.name}",
+                got=f"{len(node.input)} inputs, {len(node.output)} outputs",
+                expected=f"at least {schema.min_input} inputs, {schema.min_output} outputs",
+            )
+    if unknown and not allow_unknown:
         raise OperatorError(
             "the model has operators that ONNX does not define",
             nodes=tuple(unknown),
@@ -84,24 +120,35 @@ def _check_operators(model: OnnxModel, graphs: list[onnx.GraphProto]) -> None:
         )
 
 
-def _is_known(node: onnx.NodeProto, versions: dict[str, int]) -> bool:
+def _schema(op_type: str, opset: int) -> defs.OpSchema | None:
     try:
-        defs.get_schema(node.op_type, versions.get("ai.onnx", defs.onnx_opset_version()), "")
+        return defs.get_schema(op_type, opset, "")
     except defs.SchemaError:
-        return False
-    return True
+        return None
+
+
+def _label(node: onnx.NodeProto) -> str:
+    return repr(node.name or next(iter(node.output), ""))
+
+
+def all_nodes(proto: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    """Every node of a model: in its graph, subgraphs, and functions with theirs."""
+    for graph in _graphs(proto.graph):
+        yield from graph.node
+    for function in proto.functions:
+        for node in function.node:
+            yield node
+            for inner in _subgraphs(node):
+                yield from inner.node
 
 
 def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
     yield graph
     for node in graph.node:
-        for attribute in node.attribute:
-            for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
-                yield from _graphs(inner)
+        yield from _subgraphs(node)
 
 
-def _nodes(graphs: list[onnx.GraphProto], functions: Iterable[onnx.FunctionProto]) -> Iterator[onnx.NodeProto]:
-    for graph in graphs:
-        yield from graph.node
-    for function in functions:
-        yield from function.node
+def _subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    for attribute in node.attribute:
+        for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
+            yield from _graphs(inner)

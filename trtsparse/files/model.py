@@ -7,14 +7,15 @@ import functools
 import mmap
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+import stat
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 
-from trtsparse.errors import ExternalDataError, ModelError, ModelNotFoundError
+from trtsparse.errors import ExternalDataError, ModelError, ModelNotFoundError, OutputError
 from trtsparse.files import atomic, tensor
 from trtsparse.files.protobuf import Buffer, rewrite_tensors
 from trtsparse.files.tensor import TensorRef
@@ -99,6 +100,7 @@ class OnnxModel:
             encoding = "raw_data"
             location, offset, nbytes = self._external(proto, expected, where)
         else:
+            _check_inline(proto, where)
             return None
         if encoding == "raw_data" and nbytes != expected:
             raise ModelError(
@@ -133,7 +135,8 @@ class OnnxModel:
     def edit(self, ref: TensorRef) -> Iterator[np.ndarray]:
         """Give a tensor's elements for changing in place; only a model from `copying` may be edited.
 
-        Elements of varint-encoded tensors may only be set to zero (no length changes); others are left as they were.
+        Raises:
+            ModelError: A varint-encoded element would need more bytes than it has.
         """
         stored = self._bytes(ref, "r+")
         if ref.encoding == "raw_data":
@@ -142,9 +145,7 @@ class OnnxModel:
         before = tensor.decode_varints(stored, ref)
         values = before.copy()
         yield values
-        width = np.dtype(f"u{values.dtype.itemsize}")
-        old, new = before.view(width).reshape(-1), values.view(width).reshape(-1)
-        tensor.zero_varints(stored, (new == 0) & (old != 0))
+        tensor.rewrite_varints(stored, before, values, name=ref.name)
 
     @contextlib.contextmanager
     def copying(self, target: Path | None) -> Iterator[OnnxModel]:
@@ -158,18 +159,19 @@ class OnnxModel:
             The copy. Every byte equals the original's; only names of external files may differ.
 
         Raises:
-            OutputError: ``target`` cannot be written; nothing is left behind.
+            OutputError: ``target`` cannot be written, or is one of the model's data files; nothing is left behind.
         """
         externals = self._external_locations()
         if target is None:
             copies = {key: bytearray(_load(self._file(key))) for key in ("", *externals)}
-            yield OnnxModel(copies, name=self.name)
+            yield OnnxModel(copies, name=self.name, folder=self.folder)
             return
         names = self._target_names(externals, target)
         targets = {names[location]: _beside(target, names[location]) for location in externals}
-        for path in targets.values():
-            path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic.replacing_all([*targets.values(), target]) as (*temporaries, main):
+        with (
+            atomic.folders([path.parent for path in targets.values()], beside=target),
+            atomic.replacing_all([*targets.values(), target]) as (*temporaries, main),
+        ):
             for location, temporary in zip(externals, temporaries, strict=True):
                 _copy(self._file(location), temporary)
             renamed = {old: new for old, new in names.items() if old != new}
@@ -210,17 +212,22 @@ class OnnxModel:
     def _file(self, location: str) -> Path | Buffer:
         return self.files[location] if location in self.files else _inside(self.folder, location, self.name)
 
+    def _source(self, location: str) -> Path | Buffer:
+        """Where an external file is on disk, for a copy in memory too."""
+        file = self._file(location)
+        return file if isinstance(file, Path) or self.folder is None else self.folder / location
+
     def _external(self, proto: onnx.TensorProto, expected: int, where: str) -> tuple[str, int, int]:
         """Location, offset and length of an external tensor, checked against the file."""
         entries = {entry.key: entry.value for entry in proto.external_data}
-        location = entries.get("location", "")
+        location = str(entries.get("location", ""))  # protobuf gives bytes for what is not UTF-8
         try:
             offset = int(entries.get("offset", "0") or 0)
             nbytes = int(entries.get("length", "0") or 0) or expected
         except ValueError as error:
             raise ExternalDataError("external data has a bad offset or length", where=where, got=entries) from error
         try:
-            file = self._file(location)
+            file = self._file(location) if location else _inside(self.folder, location, self.name)
         except ExternalDataError as error:
             error.add_note(where) if hasattr(error, "add_note") else None
             raise
@@ -235,15 +242,26 @@ class OnnxModel:
             )
         return location, offset, nbytes
 
+    def refs(self) -> Iterator[TensorRef]:
+        """Where every tensor is that the skeleton does not hold itself; tied ones come once for each name."""
+        found = (self.ref(proto) for proto in _tensors(self.proto))
+        return (ref for ref in found if ref is not None)
+
     def _external_locations(self) -> list[str]:
         """Locations in the order in which the model first names them."""
-        refs = (self.ref(proto) for proto in _tensors(self.proto))
-        return list(dict.fromkeys(ref.location for ref in refs if ref is not None and ref.location))
+        return list(dict.fromkeys(ref.location for ref in self.refs() if ref.location))
 
     def _target_names(self, externals: list[str], target: Path) -> dict[str, str]:
         """The external files' names beside ``target``: their own, or new ones where those are this model's files."""
+        sources = {location: self._source(location) for location in externals}
+        if any(_same_file(source, target) for source in sources.values()):
+            raise OutputError(
+                "the output would replace the model's own data file",
+                where=target,
+                fix="give another path, or the model's own to replace both",
+            )
         own = self.path is not None and _same_file(self.path, target)
-        if own or not any(_same_file(self._file(location), _beside(target, location)) for location in externals):
+        if own or not any(_same_file(source, _beside(target, location)) for location, source in sources.items()):
             return {location: location for location in externals}
         taken = set(externals)
         numbered = (f"{target.name}.data" if n == 0 else f"{target.name}.{n}.data" for n in range(2 * len(taken) + 1))
@@ -269,6 +287,8 @@ def _parse_skeleton(main: Path | Buffer, name: str) -> onnx.ModelProto:
             skeleton: onnx.ModelProto = onnx.ModelProto.FromString(rewrite_tensors(data, tensor.strip))
     except DecodeError as error:
         raise ModelError("not an ONNX file", where=name, got=str(error)) from error
+    except RecursionError as error:
+        raise ModelError("the model's graphs are nested too deeply", where=name) from error
     except ModelError as error:
         place = f"{name}, {error.where}" if error.where else name
         raise type(error)(error.what, where=place, got=error.got, expected=error.expected, fix=error.fix) from error
@@ -296,16 +316,20 @@ def _view(main: Path | Buffer) -> Iterator[Buffer]:
 
 
 def _check_readable(path: Path) -> None:
-    if path.is_dir():
-        raise ModelError("the path is a folder, not an ONNX file", where=path)
-    if not path.exists():
-        raise ModelNotFoundError("there is no such file", where=path)
     try:
-        with path.open("rb") as file:
-            empty = not file.read(1)
+        status = path.stat()
+        if stat.S_ISREG(status.st_mode):
+            with path.open("rb") as file:
+                file.read(1)
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: a NUL in the path
+        raise ModelNotFoundError("there is no such file", where=path) from error
     except OSError as error:
         raise ModelError("the file cannot be read", where=path, got=error.strerror) from error
-    if empty:
+    if stat.S_ISDIR(status.st_mode):
+        raise ModelError("the path is a folder, not an ONNX file", where=path)
+    if not stat.S_ISREG(status.st_mode):
+        raise ModelError("the path is a pipe or device, not an ONNX file", where=path)
+    if not status.st_size:
         raise ModelError("the file is empty", where=path)
 
 
@@ -320,7 +344,14 @@ def _inside(folder: Path | None, location: str, name: str) -> Path:
         )
     relative = Path(location)
     path = folder / relative
-    if not location or relative.is_absolute() or ".." in relative.parts or not _resolves_inside(path, folder):
+    try:
+        inside = path.resolve().is_relative_to(folder.resolve())
+        exists = path.is_file()
+    except (OSError, ValueError) as error:
+        raise ExternalDataError(
+            "external data has a name that no file can have", where=where, got=f"{type(error).__name__}: {error}"
+        ) from error
+    if not location or relative.is_absolute() or ".." in relative.parts or not inside:
         raise ExternalDataError(
             "external data lies outside the model's folder",
             where=where,
@@ -328,15 +359,11 @@ def _inside(folder: Path | None, location: str, name: str) -> Path:
             expected="a relative path below the model's folder, not through a symbolic link that leaves it",
             fix="move the data file beside the model and save the model again",
         )
-    if not path.is_file():
+    if not exists:
         raise ExternalDataError(
             "an external data file is missing", where=where, got=path, fix="copy the data file beside the model"
         )
     return path
-
-
-def _resolves_inside(path: Path, folder: Path) -> bool:
-    return path.resolve().is_relative_to(folder.resolve())
 
 
 def _beside(target: Path, location: str) -> Path:
@@ -345,6 +372,14 @@ def _beside(target: Path, location: str) -> Path:
 
 def _same_file(a: Path | Buffer, b: Path) -> bool:
     return isinstance(a, Path) and a.exists() and b.exists() and a.samefile(b)
+
+
+def _check_inline(proto: onnx.TensorProto, where: str) -> None:
+    """Small vectors keep their data in the skeleton, and so does a tensor that has none."""
+    try:
+        onnx.numpy_helper.to_array(proto)
+    except (ValueError, TypeError) as error:
+        raise ModelError("a tensor's dims and data disagree", where=where, got=str(error)) from error
 
 
 def _load(file: Path | Buffer) -> Buffer:
@@ -369,6 +404,7 @@ def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
     yield from _graph_tensors(model.graph)
     for function in model.functions:
         yield from _node_tensors(function.node)
+        yield from _attribute_tensors(function.attribute_proto)
 
 
 def _graph_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
@@ -378,9 +414,13 @@ def _graph_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
 
 def _node_tensors(nodes: object) -> Iterator[onnx.TensorProto]:
     for node in nodes:  # type: ignore[attr-defined]
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-            yield from attribute.tensors
-            for graph in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
-                yield from _graph_tensors(graph)
+        yield from _attribute_tensors(node.attribute)
+
+
+def _attribute_tensors(attributes: Iterable[onnx.AttributeProto]) -> Iterator[onnx.TensorProto]:
+    for attribute in attributes:
+        if attribute.HasField("t"):
+            yield attribute.t
+        yield from attribute.tensors
+        for graph in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
+            yield from _graph_tensors(graph)

@@ -12,15 +12,26 @@ import onnx
 from trtsparse.errors import ModelError
 from trtsparse.files.protobuf import LENGTH, VARINT, Buffer, encode_field, fields
 
-__all__ = ["TensorRef", "dtype_name", "packed_nbytes", "relocate", "strip", "stripped_location", "zero_varints"]
+__all__ = [
+    "TensorRef",
+    "decode_varints",
+    "dtype_name",
+    "packed_nbytes",
+    "relocate",
+    "rewrite_varints",
+    "strip",
+    "stripped_location",
+]
 
 INLINE_NBYTES = 1024  # shapes, scales and other small vectors stay in the skeleton: shape inference reads them
 _LARGEST_NBYTES = 2**48  # no real tensor has more: the dims are absurd
+_LARGEST_RANK = 32  # numpy before 2.0 has no more
 
 _DIMS, _DATA_TYPE, _EXTERNAL_DATA, _DATA_LOCATION = 1, 2, 13, 14
 _PAYLOADS = {4: "float_data", 5: "int32_data", 7: "int64_data", 9: "raw_data", 10: "double_data", 11: "uint64_data"}
-_VARINT_PAYLOADS = {"int32_data", "int64_data", "uint64_data"}
-_FOUR_BIT = {onnx.TensorProto.INT4, onnx.TensorProto.UINT4}
+_NOTE_KEY = b"trtsparse"
+_BITS = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2, "FLOAT6E2M3": 6, "FLOAT6E3M2": 6}
+_PACKED = {getattr(onnx.TensorProto, name): bits for name, bits in _BITS.items() if hasattr(onnx.TensorProto, name)}
 
 
 @dataclass(frozen=True)
@@ -63,8 +74,9 @@ class TensorRef:
 
     @property
     def packed(self) -> bool:
-        """True for 4-bit types: two elements share a byte, the first one in the low half."""
-        return self.data_type in _FOUR_BIT
+        """True for types of less than 8 bits: elements share a byte, the first one in its low bits."""
+        bits = _PACKED.get(self.data_type, 8)
+        return bits < 8 and (bits != 6 or self.encoding == "raw_data")  # 6-bit floats are varints one by one
 
 
 def dtype_name(data_type: int) -> str:
@@ -79,16 +91,14 @@ def packed_nbytes(data_type: int, shape: tuple[int, ...]) -> int:
     """The bytes that ``raw_data`` of this type and shape must have.
 
     Raises:
-        ModelError: A dim is negative, or the size absurd.
+        ModelError: A dim is negative, or the size or rank absurd.
     """
     if any(dim < 0 for dim in shape):
         raise ModelError("a tensor has a negative dim", got=list(shape))
-    size = math.prod(shape)
-    nbytes = (
-        (size + 1) // 2
-        if data_type in _FOUR_BIT
-        else size * np.dtype(onnx.helper.tensor_dtype_to_np_dtype(data_type)).itemsize
-    )
+    if len(shape) > _LARGEST_RANK:
+        raise ModelError("a tensor's dims are absurd", got=f"{len(shape)} dims", expected=f"at most {_LARGEST_RANK}")
+    itemsize = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(data_type)).itemsize
+    nbytes = -(-math.prod(shape) * _PACKED.get(data_type, 8 * itemsize) // 8)
     if nbytes > _LARGEST_NBYTES:
         raise ModelError("a tensor's dims are absurd", got=f"{list(shape)}: {nbytes} bytes")
     return nbytes
@@ -113,10 +123,16 @@ def strip(data: Buffer, start: int, end: int) -> bytes | None:
                     fix="save the model again with onnx.save",
                 )
             payload = field
+        elif field.number == _EXTERNAL_DATA and encode_field(1, _NOTE_KEY) in bytes(data[field.start : field.end]):
+            raise ModelError(
+                "the file is a model's skeleton without its weights",
+                where=f"byte {field.tag}",
+                fix="write models with OnnxModel.save, not their proto",
+            )
     if payload is None or (rank < 2 and payload.end - payload.start <= INLINE_NBYTES):
         return None
     note = f"{_PAYLOADS[payload.number]}:{payload.start}:{payload.end - payload.start}"
-    entry = encode_field(1, b"trtsparse") + encode_field(2, note.encode())
+    entry = encode_field(1, _NOTE_KEY) + encode_field(2, note.encode())
     return b"".join(
         (
             bytes(data[start : payload.tag]),
@@ -130,7 +146,7 @@ def strip(data: Buffer, start: int, end: int) -> bytes | None:
 def stripped_location(tensor: onnx.TensorProto) -> tuple[str, int, int] | None:
     """Read `strip`'s note: (encoding, offset, nbytes) in the model file, or None when there is none."""
     for entry in tensor.external_data:
-        if entry.key == "trtsparse":
+        if entry.key == _NOTE_KEY.decode():
             encoding, offset, nbytes = entry.value.split(":")
             return ("raw_data" if encoding in ("float_data", "double_data") else encoding), int(offset), int(nbytes)
     return None
@@ -165,16 +181,10 @@ def decode_varints(payload: np.ndarray, ref: TensorRef) -> np.ndarray:
     Raises:
         ModelError: The number of elements is not that of the shape.
     """
-    last = payload < 0x80
-    element = np.cumsum(last, dtype=np.int64) - last
-    ends = np.flatnonzero(last)
-    starts = np.concatenate(([0], ends[:-1] + 1)) if len(ends) else ends
-    values = np.zeros(len(ends), np.uint64)
-    shift = (
-        (7 * (np.arange(len(payload)) - starts[element])).astype(np.uint64) if len(ends) else np.zeros(0, np.uint64)
-    )
+    element, shift, _ = _varint_layout(payload)
+    values = np.zeros(element[-1] + 1 if len(element) else 0, np.uint64)
     np.bitwise_or.at(values, element, (payload & 0x7F).astype(np.uint64) << shift)
-    expected = (ref.size + 1) // 2 if ref.packed else ref.size
+    expected = packed_nbytes(ref.data_type, ref.shape) if ref.packed else ref.size
     if len(values) != expected:
         raise ModelError(
             "a tensor's dims and data disagree",
@@ -190,18 +200,49 @@ def decode_varints(payload: np.ndarray, ref: TensorRef) -> np.ndarray:
     return bits.view(ref.dtype).reshape(ref.shape)
 
 
-def zero_varints(payload: np.ndarray, zeroed: np.ndarray) -> None:
-    """Set elements of a varint-encoded tensor to zero without changing any length.
+def rewrite_varints(payload: np.ndarray, old: np.ndarray, new: np.ndarray, *, name: str) -> None:
+    """Change elements of a varint-encoded tensor without changing any length.
 
-    A varint may be longer than it need be: clearing the seven payload bits of each byte leaves a zero.
+    A varint may be longer than it need be (its last bytes then hold zeros), but not shorter.
 
     Args:
         payload: The field's bytes, uint8 ``(nbytes,)``, changed in place.
-        zeroed: bool ``(elements,)``, True where the element becomes zero.
+        old: The elements as `decode_varints` gave them.
+        new: What they shall be, of the same shape and type.
+        name: What an error message calls the tensor.
+
+    Raises:
+        ModelError: A new element needs more bytes than the old one has.
     """
+    element, shift, width = _varint_layout(payload)
+    values, before = _varint_values(new), _varint_values(old)
+    changed = values != before
+    if np.any(values[(width < 10) & changed] >> (7 * width[(width < 10) & changed]).astype(np.uint64)):
+        raise ModelError(
+            "a tensor's elements are stored in too few bytes to be changed in place",
+            where=f"tensor {name!r}",
+            fix="save the model again with raw_data: numpy_helper.from_array(numpy_helper.to_array(tensor), name)",
+        )
+    septets = (values[element] >> shift).astype(np.uint8) & 0x7F | payload & 0x80
+    np.copyto(payload, septets, where=changed[element])
+
+
+def _varint_layout(payload: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For each byte the index of its element and its shift in bits; for each element its number of bytes."""
     last = payload < 0x80
     element = np.cumsum(last, dtype=np.int64) - last
-    payload &= np.where(zeroed[element], np.uint8(0x80), np.uint8(0xFF))
+    width = np.bincount(element) if len(element) else np.zeros(0, np.int64)
+    starts = np.cumsum(width) - width
+    shift = 7 * (np.arange(len(payload)) - starts[element])
+    return element, shift.astype(np.uint64), width
+
+
+def _varint_values(elements: np.ndarray) -> np.ndarray:
+    """Elements as the unsigned numbers that varints hold: integers sign-extended, others their bit patterns."""
+    flat = elements.reshape(-1)
+    if flat.dtype.kind in "iub":
+        return flat.astype(np.int64).view(np.uint64)
+    return flat.view(np.dtype(f"u{flat.dtype.itemsize}")).astype(np.uint64)
 
 
 def _count_varints(data: Buffer, start: int, end: int) -> int:

@@ -1,0 +1,1 @@
+"""Runtime: what an application holds while it runs a model."""

@@ -113,7 +113,8 @@ def prune(
         OutputError: ``output`` cannot be written; nothing is left behind.
 
     Example:
-        >>> from onnx import helper, numpy_helper, TensorProto
+        >>> import numpy as np
+        >>> from onnx import helper, numpy_helper
         >>> w = numpy_helper.from_array(np.float32([[4, -3, 2, 1]]), "w")
         >>> x, y = helper.make_tensor_value_info("x", 1, [2, 4]), helper.make_tensor_value_info("y", 1, [2, 1])
         >>> graph = helper.make_graph([helper.make_node("Gemm", ["x", "w"], ["y"], transB=1)], "g", [x], [y], [w])
@@ -131,7 +132,8 @@ def prune(
     _check_globs(sites, exclude, "exclude")
     chosen, skipped = _choose(sites, include, exclude)
     for uses in chosen:
-        _check_uses(uses, sites)
+        _check_uses(uses)
+    _check_overlaps(opened, {_ref(uses).key for uses in chosen})
     pruned = []
     done, total = 0, sum(_ref(uses).nbytes for uses in chosen)
     positions = {id(site): position for position, site in enumerate(sites)}
@@ -149,7 +151,7 @@ def prune(
 def _check_globs(sites: Sequence[WeightSite], globs: Sequence[str], option: str) -> None:
     names = sorted({name for site in sites for name in (site.tensor, site.node)})
     for glob in globs:
-        if not any(fnmatch.fnmatchcase(name, glob) for name in names):
+        if not any(_is_like(name, glob) for name in names):
             close = difflib.get_close_matches(glob, names, n=3)
             raise ConfigError(
                 "no weight or node has this name",
@@ -161,7 +163,11 @@ def _check_globs(sites: Sequence[WeightSite], globs: Sequence[str], option: str)
 
 
 def _matches(site: WeightSite, globs: Sequence[str]) -> bool:
-    return any(fnmatch.fnmatchcase(name, glob) for glob in globs for name in (site.tensor, site.node))
+    return any(_is_like(name, glob) for glob in globs for name in (site.tensor, site.node))
+
+
+def _is_like(name: str, glob: str) -> bool:
+    return name == glob or fnmatch.fnmatchcase(name, glob)  # names may have brackets
 
 
 def _choose(
@@ -181,7 +187,7 @@ def _choose(
         elif excluded is not None:
             skipped.append((name, f"excluded (node {excluded.node!r})"))
         elif not eligible:
-            if any(glob in (uses[0].tensor, uses[0].node) for glob in include):
+            if any(glob in (site.tensor, site.node) for glob in include for site in uses):
                 raise PruneError(
                     "the tensor cannot be pruned",
                     where=f"{name!r}, used by node {uses[0].node!r}",
@@ -201,8 +207,8 @@ def _ref(uses: Sequence[WeightSite]) -> TensorRef:
     return ref
 
 
-def _check_uses(uses: Sequence[WeightSite], sites: Sequence[WeightSite]) -> None:
-    """Refuse a tensor whose uses want different things, or whose bytes belong to another tensor too."""
+def _check_uses(uses: Sequence[WeightSite]) -> None:
+    """Refuse a tensor whose uses want different things."""
     first = uses[0]
     where = f"{first.tensor!r}, used by {', '.join(sorted({repr(site.node) for site in uses}))}"
     fix = f"exclude it: exclude=[{first.tensor!r}]"
@@ -215,17 +221,22 @@ def _check_uses(uses: Sequence[WeightSite], sites: Sequence[WeightSite]) -> None
         (q is None) != (quantizations[0] is None) or (q and not q.same_as(quantizations[0])) for q in quantizations
     ):
         raise PruneError("the tensor is dequantized with different scales", where=where, fix=fix)
-    ref = _ref(uses)
-    for site in sites:
-        other = site.ref
-        if other is None or other.key == ref.key or other.location != ref.location:
-            continue
-        if other.offset < ref.offset + ref.nbytes and ref.offset < other.offset + other.nbytes:
-            raise ModelError(
-                "two tensors share bytes of the same file",
-                where=f"{first.tensor!r} and {site.tensor!r} in {ref.location!r}",
-                fix="save the model again with onnx.save",
-            )
+
+
+def _check_overlaps(model: OnnxModel, chosen: set[tuple[str, int]]) -> None:
+    """Refuse to change bytes that belong to another tensor too."""
+    furthest: TensorRef | None = None
+    for ref in sorted(model.refs(), key=lambda ref: (*ref.key, ref.nbytes)):
+        if furthest is None or ref.location != furthest.location or ref.offset >= furthest.offset + furthest.nbytes:
+            furthest = ref
+        elif (ref.offset, ref.nbytes) != (furthest.offset, furthest.nbytes):
+            if not chosen.isdisjoint((ref.key, furthest.key)):
+                raise ModelError(
+                    "two tensors share bytes of the same file",
+                    where=f"{furthest.name!r} and {ref.name!r} in {ref.location!r}",
+                    fix="save the model again with onnx.save",
+                )
+            furthest = max(ref, furthest, key=lambda ref: ref.offset + ref.nbytes)
 
 
 def _prune_tensor(model: OnnxModel, uses: Sequence[WeightSite], pattern: Pattern) -> PrunedTensor:

@@ -16,6 +16,7 @@ from trtsparse.files.model import OnnxModel
 
 __all__ = ["Constant", "Quantization", "Scope", "subgraphs", "trace"]
 
+_DOMAINS = {"", "ai.onnx", "com.microsoft"}
 _FOLLOWED = {
     "Identity", "Cast", "CastLike", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "QuantizeLinear",
     "DequantizeLinear",
@@ -69,6 +70,7 @@ class Scope:
     producers: dict[str, onnx.NodeProto] = field(init=False)
     constants: dict[str, onnx.TensorProto] = field(init=False)
     inputs: set[str] = field(init=False)
+    sparse: set[str] = field(init=False)
     types: dict[str, onnx.TypeProto] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -76,13 +78,14 @@ class Scope:
         self.producers = {name: node for node in graph.node for name in node.output if name}
         self.constants = {tensor.name: tensor for tensor in graph.initializer}
         self.inputs = {value.name for value in graph.input}
+        self.sparse = {tensor.values.name for tensor in graph.sparse_initializer}
         self.types = {v.name: v.type for v in (*graph.value_info, *graph.input, *graph.output)}
 
     def find(self, name: str) -> Scope | None:
         """The innermost scope that defines a name."""
         scope: Scope | None = self
         while scope is not None:
-            if name in scope.constants or name in scope.producers or name in scope.inputs:
+            if any(name in names for names in (scope.constants, scope.producers, scope.inputs, scope.sparse)):
                 return scope
             scope = scope.outer
         return None
@@ -125,6 +128,8 @@ def trace(model: OnnxModel, scope: Scope, name: str) -> Constant | str:
         scope = found
         if name in scope.constants:
             return _forward(model, scope.constants[name], name, chain)
+        if name in scope.sparse:
+            return "stored as a sparse tensor: TensorRT takes dense weights only"
         node = scope.producers.get(name)
         if node is None:
             return f"not constant: {name!r} is an input of the {'graph' if scope.outer is None else 'subgraph'}"
@@ -133,7 +138,7 @@ def trace(model: OnnxModel, scope: Scope, name: str) -> Constant | str:
             if tensor is None:
                 return f"constant {name!r} is not stored as a tensor"
             return _forward(model, tensor, name, chain)
-        if node.op_type not in _FOLLOWED or not node.input:
+        if node.op_type not in _FOLLOWED or node.domain not in _DOMAINS or not node.input:
             return f"not constant: computed by {node.op_type} {node.name or name!r}"
         chain.append((node, scope))
         name = node.input[0]
@@ -147,6 +152,7 @@ def _forward(
     shape: tuple[int, ...] = stored
     axes: tuple[int | None, ...] = tuple(range(len(stored)))
     quantization = None
+    quantized = True  # the numbers at this point of the chain are the stored ones
     for node, scope in reversed(chain):
         if node.op_type == "Transpose":
             perm = next((list(a.ints) for a in node.attribute if a.name == "perm"), list(reversed(range(len(shape)))))
@@ -160,7 +166,9 @@ def _forward(
                 return f"{node.op_type} {node.name!r} has a shape that is not known"
             axes = _carried(shape, axes, target)
             shape = target
-        elif node.op_type == "DequantizeLinear" and quantization is None:
+        elif node.op_type == "QuantizeLinear":
+            quantized = False
+        elif node.op_type == "DequantizeLinear" and quantized and quantization is None:
             found = _quantization(model, node, scope, shape, axes, stored)
             if isinstance(found, str):
                 return found
@@ -176,12 +184,12 @@ def _carried(shape: tuple[int, ...], axes: tuple[int | None, ...], target: tuple
 
 def _reshaped(model: OnnxModel, node: onnx.NodeProto, scope: Scope, shape: tuple[int, ...]) -> tuple[int, ...] | None:
     """The output shape of a node that only regroups dims, or None when it is not known."""
-    if node.op_type == "Flatten":
-        axis = _attribute(node, "axis", 1) % (len(shape) + 1)
-        return math.prod(shape[:axis]), math.prod(shape[axis:])
     known = scope.dims(node.output[0])
     if known is not None:
         return known
+    if node.op_type == "Flatten":
+        axis = _attribute(node, "axis", 1)
+        return math.prod(shape[:axis]), math.prod(shape[axis:])
     numbers = _integers(model, node, scope)
     if numbers is None:
         return None
@@ -190,12 +198,12 @@ def _reshaped(model: OnnxModel, node: onnx.NodeProto, scope: Scope, shape: tuple
         rest = math.prod(n for n in target if n != -1)
         return tuple(math.prod(shape) // rest if n == -1 and rest else n for n in target)
     if node.op_type == "Squeeze":
-        dropped = {n % len(shape) for n in numbers}
+        dropped = {n % max(len(shape), 1) for n in numbers}
         return tuple(dim for i, dim in enumerate(shape) if i not in dropped)
     rank = len(shape) + len(numbers)
     added = {n % rank for n in numbers}
     rest_of = iter(shape)
-    return tuple(1 if i in added else next(rest_of) for i in range(rank))
+    return tuple(1 if i in added else next(rest_of, 1) for i in range(rank))
 
 
 def _integers(model: OnnxModel, node: onnx.NodeProto, scope: Scope) -> list[int] | None:
@@ -219,8 +227,8 @@ def _quantization(
 ) -> Quantization | str:
     """Scale and zero point of a DequantizeLinear, laid out like the stored tensor."""
     values = []
-    for name in node.input[1:3]:
-        found = trace(model, scope, name) if name else "none"
+    for name in filter(None, node.input[1:3]):
+        found = trace(model, scope, name)
         if isinstance(found, str):
             return f"DequantizeLinear {node.name!r} has a scale or zero point that is not constant"
         values.append(model.array(found.tensor))
@@ -250,6 +258,8 @@ def _laid_out(
     axis %= len(shape)
     if block:
         if axes != tuple(range(len(stored))):
+            return None
+        if value.shape != tuple(-(-dim // block) if i == axis else dim for i, dim in enumerate(stored)):
             return None
         return np.repeat(value, block, axis=axis)[tuple(slice(0, dim) for dim in stored)]
     place = axes[axis]

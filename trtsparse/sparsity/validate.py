@@ -191,8 +191,7 @@ def _each_tensor_once(sites: list[SiteReport]) -> list[SiteReport]:
     """One site a tensor; it stands for the tensor only when eligible, and compliant, at every use."""
     uses: dict[object, list[SiteReport]] = {}
     for site in sites:
-        if site.ref is not None:
-            uses.setdefault(site.ref.key, []).append(site)
+        uses.setdefault(site.ref.key if site.ref else (site.tensor, site.node), []).append(site)
     return [min(found, key=lambda site: (site.eligible, bool(site.compliant))) for found in uses.values()]
 
 

@@ -110,7 +110,7 @@ def _orders_like_stored(quantization: Quantization, axes: tuple[int, ...]) -> bo
 
 
 def _prune_quantized(values: np.ndarray, axes: tuple[int, ...], pattern: Pattern, quantization: Quantization) -> int:
-    centred = values.astype(np.int32) - quantization.zero_point
+    centred = values.astype(np.float32) - quantization.zero_point
     magnitude = np.abs(centred * quantization.scale)
     if len(axes) == 1:
         mask = keep_mask(magnitude, axis=axes[0], pattern=pattern)

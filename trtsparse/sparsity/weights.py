@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import onnx
-from onnx import inliner, shape_inference
+from onnx import checker, inliner, shape_inference
 
-from trtsparse.errors import ConfigError
-from trtsparse.files.check import check
+from trtsparse.errors import ConfigError, ModelError
+from trtsparse.files.check import all_nodes, check
 from trtsparse.files.model import OnnxModel
 from trtsparse.files.tensor import TensorRef, dtype_name
 from trtsparse.sparsity.pattern import TWO_FOUR, Pattern
@@ -38,6 +38,7 @@ _WEIGHT_INPUTS = {
     "LSTM": (1, 2), "GRU": (1, 2), "RNN": (1, 2),
 }  # fmt: skip
 _SPARSE_TYPES = {"float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "int8", "uint8", "int4", "uint4"}
+_JUDGED_TYPES = _SPARSE_TYPES | {"float64", "int16", "int32", "int64", "uint16", "uint32", "uint64"}
 _FEW_CHANNELS = 256  # below this TensorRT's timing rarely prefers the sparse kernel
 
 
@@ -79,8 +80,8 @@ class WeightSite:
 
     @property
     def analysable(self) -> bool:
-        """True when the values can be judged: a constant whose reduction axis is known and long enough."""
-        return self.ref is not None and self.axis >= 0 and self.ref.size > 0
+        """True when the values can be judged: a constant of numbers whose reduction axis is known."""
+        return self.ref is not None and self.axis >= 0 and self.ref.size > 0 and self.dtype in _JUDGED_TYPES
 
 
 def find_sites(
@@ -112,20 +113,41 @@ def find_sites(
         ('w', 0, 64, True)
     """
     check(model, allow_unknown_operators=allow_unknown_operators)
-    proto = _with_shapes(model.proto, shapes or {})
+    proto = _with_shapes(model.proto, shapes or {}, model.name)
     return tuple(_walk(model, Scope(proto.graph), pattern))
 
 
-def _with_shapes(proto: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> onnx.ModelProto:
+def _with_shapes(proto: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]], name: str) -> onnx.ModelProto:
     """The skeleton with functions inlined, given input shapes set, and all shapes inferred that can be."""
     if proto.functions:
-        proto = inliner.inline_local_functions(proto)
+        proto = _inlined(proto, name)
     if shapes:
         proto = _copy_with_inputs(proto, shapes)
     try:
         return shape_inference.infer_shapes(proto, data_prop=True)
     except (shape_inference.InferenceError, ValueError):
         return proto  # contradictory shapes: sites are still found, their multiply-accumulates unknown
+
+
+def _inlined(proto: onnx.ModelProto, name: str) -> onnx.ModelProto:
+    try:
+        return inliner.inline_local_functions(_with_defaults(proto))
+    except (checker.ValidationError, RuntimeError, ValueError) as error:
+        raise ModelError("the model's functions cannot be inlined", where=name, got=str(error)) from error
+
+
+def _with_defaults(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with the default attributes of functions written into their calls, as onnx's inliner does not."""
+    defaults = {(f.domain, f.name): f.attribute_proto for f in proto.functions if f.attribute_proto}
+    if not defaults:
+        return proto
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    for node in all_nodes(copy):
+        given = {attribute.name for attribute in node.attribute}
+        missing = [a for a in defaults.get((node.domain, node.op_type), ()) if a.name not in given]
+        node.attribute.extend(missing)
+    return copy
 
 
 def _copy_with_inputs(proto: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> onnx.ModelProto:
@@ -135,7 +157,10 @@ def _copy_with_inputs(proto: onnx.ModelProto, shapes: Mapping[str, tuple[int, ..
     for name, shape in shapes.items():
         if name not in inputs:
             raise ConfigError("the model has no such input", where="shapes", got=name, expected=", ".join(inputs))
-        dims = inputs[name].type.tensor_type.shape.dim
+        kind = inputs[name].type.tensor_type
+        dims = kind.shape.dim
+        if not kind.HasField("shape"):
+            dims.extend(onnx.TensorShapeProto.Dimension() for _ in shape)
         if len(dims) != len(shape):
             raise ConfigError(
                 "a shape has the wrong number of dims",
@@ -166,7 +191,7 @@ def _node_sites(
     inputs = [node.input[i] for i in _WEIGHT_INPUTS[node.op_type] if i < len(node.input) and node.input[i]]
     traced = [(value, trace(model, scope, value)) for value in inputs]
     constants = [(value, found) for value, found in traced if isinstance(found, Constant)]
-    macs = _macs(node, scope, constants[-1][1].shape if constants else None)
+    macs = _macs(node, scope, constants[-1] if constants else None)
     if len(constants) > 1 and node.op_type in ("Gemm", "MatMul"):
         constants = constants[1:]  # a product of two constants is folded; the second stands for both
         folded = f"both operands of {node.op_type} are constant: TensorRT folds the product"
@@ -245,7 +270,7 @@ def _verdict(node: onnx.NodeProto, constant: Constant, seen: int | None, dtype: 
         return f"grouped convolution (group = {group}): TensorRT never uses sparse kernels"
     if dtype not in _SPARSE_TYPES:
         return f"data type {dtype}: Sparse Tensor Cores do not take it"
-    if len(constant.shape) < 2 or seen is None:
+    if min(len(constant.shape), len(constant.tensor.dims)) < 2 or seen is None:
         return "the weight is a vector: no matrix product"
     if _stored(constant, seen) is None:
         return "a reshape between the stored tensor and the node does not keep the reduction axis"
@@ -273,22 +298,21 @@ def _warnings(constant: Constant, seen: int | None, output_seen: int | None, dty
     return tuple(found)
 
 
-def _macs(node: onnx.NodeProto, scope: Scope, weight: tuple[int, ...] | None) -> int | None:
+def _macs(node: onnx.NodeProto, scope: Scope, weight: tuple[str, Constant] | None) -> int | None:
     """Multiply-accumulates of a node: output elements times the reduction behind each of them."""
     output, first = scope.dims(node.output[0]), scope.dims(node.input[0])
+    shape = weight[1].shape if weight else None
     if node.op_type in ("Conv", "ConvInteger", "QLinearConv"):
-        return None if output is None or weight is None else math.prod(output) * math.prod(weight[1:])
+        return None if output is None or shape is None else math.prod(output) * math.prod(shape[1:])
     if node.op_type == "ConvTranspose":
-        return None if first is None or weight is None else math.prod(first) * math.prod(weight[1:])
-    if node.op_type in ("LSTM", "GRU", "RNN"):
+        return None if first is None or shape is None else math.prod(first) * math.prod(shape[1:])
+    if node.op_type in ("LSTM", "GRU", "RNN") or output is None:
         return None
-    if output is None:
-        return None
-    if node.op_type == "Gemm":
-        transposed = next((a.i for a in node.attribute if a.name == "transA"), 0)
-        reduction = first[0 if transposed else 1] if first else None
+    if weight is not None:
+        value, shape = weight[0], weight[1].shape
+    elif first is not None:
+        value, shape = node.input[0], first
     else:
-        reduction = first[-1] if first else None
-    if reduction is None and weight is not None and len(weight) >= 2:
-        reduction = weight[-2]
-    return None if reduction is None else math.prod(output) * reduction
+        return None
+    seen, _ = _axes_seen(node, value, len(shape))
+    return None if seen is None or not -len(shape) <= seen < len(shape) else math.prod(output) * shape[seen]

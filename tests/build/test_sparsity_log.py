@@ -1,0 +1,112 @@
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trtsparse.build.sparsity_log import SparseLayers, nodes_in, read_inspector, read_log
+
+OLD = (
+    "(Sparsity) Layers eligible for sparse math: Conv_0 + Relu_1, Conv_2",
+    "(Sparsity) TRT inference plan picked sparse implementation for layers: Conv_2",
+)
+NEW = (
+    "(Sparsity) Found 2 layer(s) eligible to use sparse tactics: Conv_0 + Relu_1, Conv_2",
+    "(Sparsity) Chose 1 layer(s) using sparse tactics: Conv_2",
+)
+
+
+@pytest.mark.parametrize("lines", [OLD, NEW])
+def test_both_families_say_the_same(lines):
+    assert read_log(lines) == SparseLayers("Conv_0 + Relu_1, Conv_2", "Conv_2", 2, 1)
+
+
+OLD_NONE = (
+    "(Sparsity) Layers eligible for sparse math: ",
+    "(Sparsity) TRT inference plan picked sparse implementation for layers: ",
+)
+NEW_NONE = (
+    "(Sparsity) Found 0 layer(s) eligible to use sparse tactics",
+    "(Sparsity) Chose 0 layer(s) using sparse tactics",
+)
+
+
+@pytest.mark.parametrize("lines", [OLD_NONE, NEW_NONE])
+def test_no_layers_is_known_to_be_none(lines):
+    assert read_log(lines) == SparseLayers("", "", 0, 0)
+
+
+def test_a_silent_log_is_not_no_layers():
+    assert read_log(["Engine generation completed in 1 seconds."]) == SparseLayers(None, None, None, None)
+
+
+def test_the_last_pair_counts():
+    first = [line.replace("Conv_2", "Conv_7") for line in NEW]
+    assert read_log([*first, "between", *NEW]).chosen == "Conv_2"
+
+
+def test_lines_inside_a_log_file_are_found():
+    assert read_log([f"[01/02/2026-03:04:05] [I] [TRT] {line}" for line in NEW]).eligible_count == 2
+
+
+@pytest.mark.parametrize(
+    ("layers", "expected"),
+    [
+        ("a", ("a",)),
+        ("a + b", ("a", "b")),
+        ("b || c", ("b", "c")),
+        ("PWN(b)", ("b",)),
+        ("conv.w + QuantizeLinear_3 + a, c", ("a", "c")),
+        ("{ForeignNode[a...c]}", ("a", "c")),
+        ("a/MatMulAddFusion", ("a",)),
+        ("a [Convolution]", ("a",)),
+        ("aa + ab", ()),
+        ("", ()),
+    ],
+)
+def test_fused_names_lead_back_to_nodes(layers, expected):
+    assert nodes_in(layers, ["a", "b", "c"]) == expected
+
+
+def test_names_that_contain_separators_are_matched_whole():
+    assert nodes_in("x + y, other", ["x + y", "x", "y"]) == ("x + y",)
+
+
+names = st.lists(st.from_regex(r"[A-Za-z][\w/.:-]{0,12}", fullmatch=True), min_size=1, max_size=8, unique=True)
+
+
+@given(names, st.data())
+def test_every_fused_node_is_found_and_no_other(nodes, data):
+    chosen = data.draw(st.lists(st.sampled_from(nodes), unique=True))
+    layers = ", ".join(" + ".join(chosen[start : start + 2]) for start in range(0, len(chosen), 2))
+    assert set(nodes_in(layers, nodes)) == set(chosen)
+
+
+def inspector(*layers):
+    return json.dumps({"Layers": list(layers), "Bindings": []})
+
+
+def test_a_sparse_tactic_is_proof_and_sparse_weights_are_not():
+    information = inspector(
+        {"Name": "a + r", "HasSparseWeights": 1, "TacticName": "sm80_xmma_fprop_sparse_conv_f16"},
+        {"Name": "b", "HasSparseWeights": 1, "TacticName": "sm80_xmma_gemm_f16"},
+    )
+    assert read_inspector(information) == (("a + r", "sm80_xmma_fprop_sparse_conv_f16"),)
+
+
+@pytest.mark.parametrize(
+    "tactic", ["sm80_xmma_SPARSE_gemm", "cutlass_spmma_16816", "x_sptensorop_y", "sp_gemm_1", "spgemm"]
+)
+def test_every_spelling_of_a_sparse_kernel_is_known(tactic):
+    assert read_inspector(inspector({"Name": "a", "TacticName": tactic})) == (("a", tactic),)
+
+
+def test_onnx_nodes_in_the_metadata_are_part_of_the_layer():
+    metadata = "[ONNX Layer: /fc1/MatMul]\x1e[ONNX Layer: /fc1/Add]"
+    ((layer, _),) = read_inspector(inspector({"Name": "__myl_Fc", "TacticName": "sparse", "Metadata": metadata}))
+    assert nodes_in(layer, ["/fc1/MatMul", "/fc1/Add", "/fc2/MatMul"]) == ("/fc1/MatMul", "/fc1/Add")
+
+
+@pytest.mark.parametrize("information", ["", "no json", "[]", inspector("a", "b"), inspector({"Name": "a"})])
+def test_an_inspector_that_tells_no_tactics_is_not_no_tactics(information):
+    assert read_inspector(information) is None

@@ -1,0 +1,568 @@
+"""Every weight is found, whatever stands between it and its node, with its axis, its reason and its work."""
+
+import numpy as np
+import onnx
+import onnx.reference
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import TensorProto, helper
+
+from tests.helpers import matmul, model, random, tensor
+from trtsparse.errors import ConfigError, ModelError
+from trtsparse.files.model import OnnxModel
+from trtsparse.sparsity.pattern import Pattern
+from trtsparse.sparsity.weights import find_sites
+
+
+def sites(proto, **options):
+    return find_sites(OnnxModel.open(proto), **options)
+
+
+def only(proto, **options):
+    (site,) = sites(proto, **options)
+    return site
+
+
+def behind(chain, values, *, extra=(), weight="w2", inputs=None, op="MatMul", **options):
+    """A MatMul whose second operand is ``weight``, made by the chain from the initializer ``w``."""
+    nodes = [*chain, helper.make_node(op, ["x", weight], ["y"], name="consumer", **options)]
+    return model(nodes, [tensor("w", values), *extra], inputs=inputs)
+
+
+def node(op, inputs, outputs, **attributes):
+    return helper.make_node(op, inputs.split(), outputs.split(), name=op.lower(), **attributes)
+
+
+def found(site):
+    return site.tensor, site.node, site.shape, site.axis, site.eligible, site.reason
+
+
+CHAINS = {
+    "Identity": ([node("Identity", "w", "w2")], (8, 4), 0),
+    "three Identities": (
+        [node("Identity", "w", "a"), node("Identity", "a", "b"), node("Identity", "b", "w2")],
+        (8, 4),
+        0,
+    ),
+    "Cast": ([node("Cast", "w", "w2", to=TensorProto.FLOAT16)], (8, 4), 0),
+    "CastLike": ([node("CastLike", "w x", "w2")], (8, 4), 0),
+    "Transpose of rank 2": ([node("Transpose", "w", "w2", perm=[1, 0])], (4, 8), 1),
+    "Transpose without perm": ([node("Transpose", "w", "w2")], (4, 8), 1),
+    "two Transposes": ([node("Transpose", "w", "a"), node("Transpose", "a", "w2")], (8, 4), 0),
+    "Transpose of rank 3, cyclic": ([node("Transpose", "w", "w2", perm=[1, 2, 0])], (4, 3, 8), 2),
+    "Transpose of rank 3, cyclic the other way": ([node("Transpose", "w", "w2", perm=[2, 0, 1])], (8, 4, 3), 0),
+    "Transpose of rank 3, last two": ([node("Transpose", "w", "w2", perm=[0, 2, 1])], (3, 4, 8), 2),
+    "Reshape": ([node("Reshape", "w shape", "w2")], (8, 2, 2), 0),
+    "Reshape with 0 and -1": ([node("Reshape", "w zero", "w2")], (8, 2, 2), 0),
+    "Squeeze": ([node("Squeeze", "w last", "w2")], (8, 4, 1, 1), 0),
+    "Unsqueeze": ([node("Unsqueeze", "w first", "w2")], (8, 4), 0),
+    "Flatten": ([node("Flatten", "w", "w2", axis=1)], (8, 2, 2), 0),
+    "Flatten from behind": ([node("Flatten", "w", "a", axis=-1), node("Transpose", "a", "w2")], (2, 2, 8), 2),
+    "Transpose and Squeeze": (
+        [node("Transpose", "w", "a", perm=[2, 3, 1, 0]), node("Squeeze", "a first", "w2")],
+        (4, 8, 1, 1),
+        1,
+    ),
+    "Reshape, Transpose, Cast, Identity": (
+        [
+            node("Reshape", "w shape48", "a"),
+            node("Transpose", "a", "b"),
+            node("Cast", "b", "c", to=TensorProto.FLOAT),
+            node("Identity", "c", "w2"),
+        ],
+        (2, 2, 8),
+        2,
+    ),
+    "QuantizeLinear and DequantizeLinear": (
+        [node("QuantizeLinear", "w scale", "q"), node("DequantizeLinear", "q scale", "w2")],
+        (8, 4),
+        0,
+    ),
+}
+CONSTANTS = [
+    tensor("shape", np.array([8, 4])),
+    tensor("shape48", np.array([4, 8])),
+    tensor("zero", np.array([0, -1])),
+    tensor("last", np.array([2, 3])),
+    tensor("first", np.array([0, 1])),
+    tensor("scale", np.float32(0.1)),
+]
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_a_weight_is_found_behind(name):
+    chain, shape, axis = CHAINS[name]
+    inputs = {"x": [3, 2, 8] if len(shape) == 3 and "rank 3" in name else [2, 8]}
+    site = only(behind(chain, random(*shape), extra=CONSTANTS, inputs=inputs))
+    assert found(site) == ("w", "consumer", shape, axis, True, "")
+    assert site.ref is not None
+
+
+@pytest.mark.parametrize("name", [name for name in CHAINS if "Quantize" not in name])
+def test_the_axis_is_the_one_along_which_the_consumer_sums(name):
+    chain, shape, axis = CHAINS[name]
+    if "CastLike" in name:
+        chain = [node("Identity", "w", "w2")]
+    values = np.zeros(shape, np.float32)
+    index = [0] * len(shape)
+    index[axis] = 5  # reduction row 5 of output column 0
+    values[tuple(index)] = 1
+    graph = model(chain, [tensor("w", values), *CONSTANTS], inputs={"x": [2, 8]}, outputs={"w2": None})
+    (operand,) = onnx.reference.ReferenceEvaluator(graph).run(None, {"x": np.zeros((2, 8), np.float32)})
+    assert operand[..., 5, 0].reshape(-1)[0] == 1
+
+
+@given(st.permutations([0, 1, 2]), st.booleans())
+def test_transposes_of_rank_three_are_followed_the_right_way(perm, twice):
+    seen = (3, 8, 4)  # what the MatMul sees: batch, reduction, output
+    perm = list(perm)
+    total = [perm[p] for p in perm] if twice else perm
+    shape = [0, 0, 0]
+    for position, source in enumerate(total):
+        shape[source] = seen[position]
+    chain = [node("Transpose", "w", "a" if twice else "w2", perm=perm)]
+    chain += [node("Transpose", "a", "w2", perm=perm)] if twice else []
+    site = only(behind(chain, random(*shape), inputs={"x": [3, 2, 8]}))
+    assert (site.shape, site.axis, site.eligible) == (tuple(shape), total[1], True)
+
+
+@pytest.mark.parametrize(
+    ("chain", "shape"),
+    [
+        ([node("Reshape", "w shape", "w2")], (2, 4, 4)),
+        ([node("Reshape", "w shape", "w2")], (4, 8)),
+        ([node("Transpose", "w", "a"), node("Reshape", "a shape", "w2")], (2, 2, 8)),
+    ],
+)
+def test_a_reshape_that_does_not_keep_the_axis_is_said_so(chain, shape):
+    site = only(behind(chain, random(*shape), extra=CONSTANTS))
+    if shape == (2, 2, 8):
+        assert site.eligible
+        return
+    assert found(site) == (
+        "w",
+        "consumer",
+        shape,
+        -1,
+        False,
+        "a reshape between the stored tensor and the node does not keep the reduction axis",
+    )
+    assert not site.analysable
+
+
+def test_a_weight_in_a_constant_node_is_found():
+    constant = helper.make_node("Constant", [], ["w2"], value=tensor("", random(8, 4)))
+    assert found(only(model([constant, node("MatMul", "x w2", "y")]))) == ("w2", "matmul", (8, 4), 0, True, "")
+
+
+def test_a_constant_that_is_no_tensor_is_said_so():
+    constant = helper.make_node("Constant", [], ["w2"], value_floats=[1.0, 2.0])
+    assert only(model([constant, node("MatMul", "x w2", "y")])).reason == "constant 'w2' is not stored as a tensor"
+
+
+def branch(name, *, weights):
+    nodes = [helper.make_node("MatMul", ["x", weights], [f"{name}_out"], name=name)]
+    initializers = [tensor(weights, random(8, 4))] if weights == "inner" else []
+    return helper.make_graph(nodes, name, [], [helper.make_tensor_value_info(f"{name}_out", 1, [2, 4])], initializers)
+
+
+def test_weights_in_both_bodies_of_an_if_are_found_inner_and_outer():
+    condition = helper.make_tensor_value_info("c", TensorProto.BOOL, [])
+    choice = helper.make_node(
+        "If", ["c"], ["y"], then_branch=branch("then", weights="inner"), else_branch=branch("else", weights="outer")
+    )
+    proto = model([choice], [tensor("outer", random(8, 4))])
+    proto.graph.input.append(condition)
+    assert sorted(found(site) for site in sites(proto)) == [
+        ("inner", "then", (8, 4), 0, True, ""),
+        ("outer", "else", (8, 4), 0, True, ""),
+    ]
+
+
+def test_a_name_in_a_body_hides_the_same_name_outside():
+    proto = model(
+        [helper.make_node("If", ["c"], ["y"], then_branch=branch("then", weights="inner"),
+                          else_branch=branch("else", weights="inner"))],
+        [tensor("inner", random(16, 16))],
+    )  # fmt: skip
+    assert [site.shape for site in sites(proto)] == [(8, 4), (8, 4)]
+
+
+def test_a_loop_body_uses_constants_from_outside_but_not_what_it_carries():
+    info = helper.make_tensor_value_info
+    body = helper.make_graph(
+        [
+            helper.make_node("Transpose", ["outer"], ["t"]),
+            helper.make_node("MatMul", ["state", "t"], ["next"], name="constant"),
+            helper.make_node("MatMul", ["state", "state"], ["square"], name="carried"),
+            helper.make_node("Identity", ["go"], ["on"]),
+        ],
+        "body",
+        [info("i", TensorProto.INT64, []), info("go", TensorProto.BOOL, []), info("state", 1, [8, 8])],
+        [info("on", TensorProto.BOOL, []), info("next", 1, [8, 8])],
+    )
+    loop = helper.make_node("Loop", ["n", "", "x"], ["y"], body=body)
+    proto = model([loop], [tensor("outer", random(8, 8)), tensor("n", np.array(3))], inputs={"x": [8, 8]})
+    constant, carried = sites(proto)
+    assert found(constant) == ("outer", "constant", (8, 8), 1, True, "")
+    assert carried.reason == "not constant: 'state' is an input of the subgraph"
+
+
+def function(name, nodes, inputs, **attributes):
+    return helper.make_function(
+        "local",
+        name,
+        inputs,
+        ["b"],
+        nodes,
+        [helper.make_opsetid("", 21), helper.make_opsetid("local", 1)],
+        **attributes,
+    )
+
+
+def test_weights_in_a_function_and_in_a_function_it_calls_are_found():
+    constant = helper.make_node("Constant", [], ["w"], value=tensor("", random(8, 8)))
+    inner = function("Inner", [constant, helper.make_node("MatMul", ["a", "w"], ["b"])], ["a"])
+    outer = function(
+        "Outer",
+        [helper.make_node("Inner", ["a"], ["t"], domain="local"), helper.make_node("MatMul", ["t", "v"], ["b"])],
+        ["a", "v"],
+    )
+    call = helper.make_node("Outer", ["x", "v"], ["y"], domain="local")
+    proto = model([call], [tensor("v", random(8, 4))], functions=[inner, outer])
+    first, second = sites(proto)
+    assert (first.shape, first.axis, first.eligible) == ((8, 8), 0, True)
+    assert (second.tensor, second.shape, second.axis, second.eligible) == ("v", (8, 4), 0, True)
+
+
+def test_a_function_called_twice_is_two_sites_of_one_tensor():
+    constant = helper.make_node("Constant", [], ["w"], value=tensor("", random(8, 8)))
+    inner = function("F", [constant, helper.make_node("MatMul", ["a", "w"], ["b"])], ["a"])
+    calls = [helper.make_node("F", [i], [o], domain="local") for i, o in (("x", "t"), ("t", "y"))]
+    first, second = sites(model(calls, functions=[inner]))
+    assert first.ref.key == second.ref.key
+
+
+@pytest.mark.parametrize("given", [True, False], ids=["given", "default"])
+def test_a_weight_that_a_function_takes_as_an_attribute_is_found(given):
+    constant = helper.make_node("Constant", [], ["w"])
+    constant.attribute.add(name="value", ref_attr_name="weights", type=onnx.AttributeProto.TENSOR)
+    body = [constant, helper.make_node("MatMul", ["a", "w"], ["b"])]
+    weights = tensor("", random(8, 4))
+    if given:
+        local = function("F", body, ["a"], attributes=["weights"])
+        call = helper.make_node("F", ["x"], ["y"], domain="local", weights=weights)
+    else:
+        local = function("F", body, ["a"], attribute_protos=[helper.make_attribute("weights", weights)])
+        call = helper.make_node("F", ["x"], ["y"], domain="local")
+    opened = OnnxModel.open(model([call], functions=[local]))
+    (site,) = find_sites(opened)
+    assert (site.shape, site.axis, site.eligible) == ((8, 4), 0, True)
+    assert np.array_equal(opened.read(site.ref), random(8, 4))
+
+
+def test_a_function_that_calls_itself_is_refused():
+    proto = model(
+        [helper.make_node("F", ["x"], ["y"], domain="local")],
+        functions=[function("F", [helper.make_node("F", ["a"], ["b"], domain="local")], ["a"])],
+    )
+    with pytest.raises(ModelError) as caught:
+        sites(proto)
+    assert caught.value.what == "the model's functions cannot be inlined"
+    assert caught.value.where == "ModelProto"
+
+
+@pytest.mark.parametrize(("a", "b"), [(0, 0), (0, 1), (1, 0), (1, 1)])
+def test_gemms_axis_depends_on_its_transposes(a, b):
+    x, w = ((8, 2) if a else (2, 8)), ((4, 8) if b else (8, 4))
+    weights = model([node("Gemm", "x w", "y", transA=a, transB=b)], [tensor("w", random(*w))], inputs={"x": x})
+    site = only(weights)
+    assert (site.axis, site.output_axis, site.macs) == (int(b), 1 - int(b), 2 * 8 * 4)
+    left = model([node("Gemm", "w x", "y", transA=a, transB=b)], [tensor("w", random(*x))], inputs={"x": w})
+    site = only(left)
+    assert (site.axis, site.output_axis, site.macs) == (1 - int(a), int(a), 2 * 8 * 4)
+
+
+def test_a_constant_first_operand_of_matmul_is_summed_along_its_last_axis():
+    proto = model([node("MatMul", "w x", "y")], [tensor("w", random(3, 4, 8))], inputs={"x": [3, 8, 5]})
+    site = only(proto)
+    assert (site.axis, site.output_axis, site.macs) == (2, 1, 3 * 4 * 8 * 5)
+
+
+NO_PRODUCT = "the weight is a vector: no matrix product"
+
+
+@pytest.mark.parametrize(
+    ("nodes", "initializers", "inputs", "reason"),
+    [
+        ([node("MatMul", "x v", "y")], {}, {"x": [2, 8], "v": [8, 4]}, "not constant: 'v' is an input of the graph"),
+        ([node("MatMul", "x nowhere", "y")], {}, None, "not constant: 'nowhere' is not defined"),
+        ([node("Relu", "w", "r"), node("MatMul", "x r", "y")], {"w": (8, 4)}, None, "not constant: computed by Relu 'relu'"),
+        ([helper.make_node("Relu", ["w"], ["r"]), node("MatMul", "x r", "y")], {"w": (8, 4)}, None,
+         "not constant: computed by Relu 'r'"),
+        ([node("MatMul", "x w", "y")], {"w": (6, 4)}, {"x": [2, 6]}, "reduction of 6 is not a multiple of 4"),
+        ([node("MatMul", "x w", "y")], {"w": (8,)}, None, NO_PRODUCT),
+        ([node("MatMul", "x w", "y")], {"w": (300,)}, {"x": [2, 300]}, NO_PRODUCT),
+        ([node("Unsqueeze", "w one", "u"), node("MatMul", "x u", "y")], {"w": (8,)}, None, NO_PRODUCT),
+        ([node("MatMul", "x w", "y")], {"w": (0, 4)}, {"x": [2, 0]}, "empty weight: dims [0, 4]"),
+        ([node("Gemm", "w w", "y")], {"w": (8, 8)}, None, "both operands of Gemm are constant: TensorRT folds the product"),
+        ([node("MatMul", "v w", "y")], {"v": (4, 8), "w": (8, 4)}, None,
+         "both operands of MatMul are constant: TensorRT folds the product"),
+        ([node("Conv", "x w", "y", group=4)], {"w": (8, 4, 3, 3)}, {"x": [1, 16, 8, 8]},
+         "grouped convolution (group = 4): TensorRT never uses sparse kernels"),
+        ([node("ConvTranspose", "x w", "y")], {"w": (8, 4, 3, 3)}, {"x": [1, 8, 8, 8]},
+         "ConvTranspose: TensorRT is not known to use sparse kernels for it"),
+        ([node("LSTM", "x w w", "y", hidden_size=2)], {"w": (1, 8, 4)}, {"x": [3, 2, 4]},
+         "LSTM: TensorRT has no sparse kernels for recurrent layers"),
+        ([node("GRU", "x w w", "y", hidden_size=2)], {"w": (1, 6, 4)}, {"x": [3, 2, 4]},
+         "GRU: TensorRT has no sparse kernels for recurrent layers"),
+        ([node("RNN", "x w w", "y", hidden_size=4)], {"w": (1, 4, 4)}, {"x": [3, 2, 4]},
+         "RNN: TensorRT has no sparse kernels for recurrent layers"),
+    ],
+)  # fmt: skip
+def test_what_is_not_eligible_says_why(nodes, initializers, inputs, reason):
+    extra = [tensor("one", np.array([1]))]
+    proto = model(
+        nodes, [*(tensor(name, random(*shape)) for name, shape in initializers.items()), *extra], inputs=inputs
+    )
+    found_sites = sites(proto)
+    assert {(site.eligible, site.reason) for site in found_sites} == {(False, reason)}
+
+
+@pytest.mark.parametrize(
+    ("op", "inputs", "reason"),
+    [
+        ("ConvInteger", "xi w", "ConvInteger: TensorRT does not support dynamic quantization"),
+        ("QLinearConv", "xi s z w s z s z", "QLinearConv: TensorRT takes QuantizeLinear / DequantizeLinear instead"),
+    ],
+)
+def test_integer_convolutions_are_not_eligible(op, inputs, reason):
+    initializers = [tensor("w", np.ones((8, 4, 3, 3), np.int8)), tensor("s", np.float32(1)), tensor("z", np.int8(0))]
+    proto = model(
+        [
+            node("Cast", "x", "xi", to=TensorProto.INT8),
+            node(op, inputs, "o"),
+            node("Cast", "o", "y", to=TensorProto.FLOAT),
+        ],
+        initializers,
+        inputs={"x": [1, 4, 6, 6]},
+    )
+    site = only(proto)
+    assert (site.reason, site.axis, site.dtype) == (reason, 1, "int8")
+
+
+@pytest.mark.parametrize(
+    ("op", "inputs", "reason"),
+    [
+        ("MatMulInteger", "xi w", "MatMulInteger: TensorRT does not support dynamic quantization"),
+        (
+            "QLinearMatMul",
+            "xi s z w s z s z",
+            "QLinearMatMul: TensorRT takes QuantizeLinear / DequantizeLinear instead",
+        ),
+    ],
+)
+def test_integer_products_are_not_eligible(op, inputs, reason):
+    initializers = [tensor("w", np.ones((8, 4), np.int8)), tensor("s", np.float32(1)), tensor("z", np.int8(0))]
+    site = only(
+        model(
+            [
+                node("Cast", "x", "xi", to=TensorProto.INT8),
+                node(op, inputs, "o"),
+                node("Cast", "o", "y", to=TensorProto.FLOAT),
+            ],
+            initializers,
+        )
+    )
+    assert (site.reason, site.axis, site.dtype, site.macs) == (reason, 0, "int8", 2 * 8 * 4)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "int32", "bool", "complex64", "float4_e2m1fn"])
+def test_types_that_sparse_tensor_cores_do_not_take_are_named(dtype):
+    import ml_dtypes
+
+    values = np.ones((8, 4)).astype(getattr(ml_dtypes, dtype, None) or dtype)
+    site = only(behind([node("Cast", "w", "w2", to=TensorProto.FLOAT)], values))
+    assert (site.dtype, site.reason) == (dtype, f"data type {dtype}: Sparse Tensor Cores do not take it")
+
+
+def test_a_sparse_initializer_is_said_to_be_one():
+    proto = model([node("MatMul", "x w", "y")])
+    values, indices = tensor("w", np.float32([1, 2])), tensor("", np.array([0, 5]))
+    proto.graph.sparse_initializer.append(helper.make_sparse_tensor(values, indices, [8, 4]))
+    assert only(proto).reason == "stored as a sparse tensor: TensorRT takes dense weights only"
+
+
+def test_operators_of_other_domains_are_not_taken_for_onnxs():
+    chain = [helper.make_node("Transpose", ["w"], ["w2"], domain="other", name="odd")]
+    assert only(behind(chain, random(8, 4))).reason == "not constant: computed by Transpose 'odd'"
+    custom = helper.make_node("MatMul", ["x", "w"], ["y"], domain="other")
+    assert sites(model([custom], [tensor("w", random(8, 4))])) == ()
+
+
+@pytest.mark.parametrize(
+    ("scale", "zero", "axis", "reason"),
+    [
+        ("x", "", 1, "DequantizeLinear 'dequantizelinear' has a scale or zero point that is not constant"),
+        (
+            "three",
+            "",
+            1,
+            "DequantizeLinear 'dequantizelinear' has scales along an axis that is not one of the stored tensor",
+        ),
+        (
+            "four",
+            "",
+            7,
+            "DequantizeLinear 'dequantizelinear' has scales along an axis that is not one of the stored tensor",
+        ),
+        ("one", "", 1, ""),
+        ("four", "", 1, ""),
+        ("eight", "", 0, ""),
+        ("four", "zero", 1, ""),
+    ],
+)
+def test_quantized_weights_need_constant_scales_along_a_stored_axis(scale, zero, axis, reason):
+    sizes = {"one": 1, "three": 3, "four": 4, "eight": 8}
+    extra = [tensor(name, random(size)) for name, size in sizes.items()] + [tensor("zero", np.int8([0, 1, 2, 3]))]
+    chain = [helper.make_node("DequantizeLinear", ["w", scale, zero], ["w2"], axis=axis, name="dequantizelinear")]
+    site = only(behind(chain, np.ones((8, 4), np.int8), extra=extra))
+    assert site.reason == reason
+    assert site.eligible == (not reason)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (random(8, 4), ("8 is not a multiple of 32, the depth of FP16", "8 input and 4 output channels")),
+        (random(32, 256), ("32 is not a multiple of 64, the depth of INT8", "32 input and 256 output channels")),
+        (random(256, 256), ()),
+        (np.ones((256, 256), np.uint8), ("TensorRT takes signed INT8 only",)),
+    ],
+)
+def test_warnings_say_what_makes_a_gain_unlikely(values, expected):
+    chain = [node("Cast", "w", "w2", to=TensorProto.FLOAT)]
+    warnings = only(behind(chain, values, inputs={"x": [2, len(values)]})).warnings
+    assert len(warnings) == len(expected)
+    for warning, part in zip(warnings, expected, strict=True):
+        assert part in warning
+
+
+def test_nodes_without_a_name_get_their_operator_and_position():
+    proto = model(
+        [helper.make_node("Relu", ["x"], ["r"]), helper.make_node("MatMul", ["r", "w"], ["y"])],
+        [tensor("w", random(8, 4))],
+    )
+    assert only(proto).node == "MatMul_1"
+
+
+# ---- multiply-accumulates
+
+
+@given(
+    st.integers(1, 2),
+    st.sampled_from([1, 2, 4]),
+    st.integers(1, 3),
+    st.integers(1, 2),
+    st.integers(0, 2),
+    st.integers(1, 2),
+    st.integers(1, 2),
+)
+def test_the_work_of_a_convolution_is_what_a_loop_counts(batch, group, kernel, stride, pad, dilation, spatial):
+    size, channels, outputs = 7, 4, 8
+    weights = random(outputs, channels // group, *([kernel] * spatial))
+    proto = model(
+        [
+            node(
+                "Conv",
+                "x w",
+                "y",
+                group=group,
+                strides=[stride] * spatial,
+                pads=[pad] * (2 * spatial),
+                dilations=[dilation] * spatial,
+            )
+        ],
+        [tensor("w", weights)],
+        inputs={"x": [batch, channels, *([size] * spatial)]},
+    )
+    out = sum(1 for start in range(0, size + 2 * pad, stride) if start + dilation * (kernel - 1) < size + 2 * pad)
+    count = batch * outputs * out**spatial * (channels // group) * kernel**spatial
+    assert only(proto).macs == count
+
+
+def test_the_work_of_a_transposed_convolution_spreads_every_input():
+    weights = random(8, 4, 3, 3)
+    proto = model(
+        [node("ConvTranspose", "x w", "y", strides=[2, 2])], [tensor("w", weights)], inputs={"x": [1, 8, 5, 5]}
+    )
+    assert only(proto).macs == 1 * 8 * 5 * 5 * 4 * 3 * 3
+
+
+@pytest.mark.parametrize(
+    ("x", "w", "macs"),
+    [
+        ([2, 8], (8, 4), 2 * 8 * 4),
+        ([5, 2, 8], (8, 4), 5 * 2 * 8 * 4),
+        ([5, 2, 8], (5, 8, 4), 5 * 2 * 8 * 4),
+        ([1, 2, 8], (5, 8, 4), 5 * 2 * 8 * 4),
+        ([3, 1, 2, 8], (5, 8, 4), 3 * 5 * 2 * 8 * 4),
+        ([8], (8, 4), 8 * 4),
+        ([2, 8], (8,), 2 * 8),
+    ],
+)
+def test_the_work_of_a_product_counts_batches(x, w, macs):
+    assert only(model([node("MatMul", "x w", "y")], [tensor("w", random(*w))], inputs={"x": x})).macs == macs
+
+
+def test_work_is_known_from_the_output_where_the_input_is_not():
+    plugin = helper.make_node("Plugin", ["x"], ["p"], domain="someones")
+    proto = model([plugin, node("Gemm", "p w", "y", transB=1)], [tensor("w", random(4, 8))], outputs={"y": [2, 4]})
+    assert only(proto).macs == 2 * 8 * 4
+
+
+def dynamic():
+    return matmul(random(8, 4), rows="batch")
+
+
+def test_work_is_unknown_with_dynamic_shapes_and_known_when_they_are_given():
+    assert only(dynamic()).macs is None
+    assert only(dynamic(), shapes={"x": (6, 8)}).macs == 6 * 8 * 4
+
+
+def test_given_shapes_replace_the_models():
+    assert only(matmul(random(8, 4), rows=2), shapes={"x": (6, 8)}).macs == 6 * 8 * 4
+
+
+def test_shapes_may_be_given_for_an_input_of_unknown_rank():
+    proto = matmul(random(8, 4))
+    proto.graph.input[0].type.tensor_type.ClearField("shape")
+    assert only(proto).macs is None
+    assert only(proto, shapes={"x": (6, 8)}).macs == 6 * 8 * 4
+
+
+def test_shapes_of_unknown_inputs_are_refused():
+    with pytest.raises(ConfigError) as caught:
+        sites(dynamic(), shapes={"z": (6, 8)})
+    assert str(caught.value) == "the model has no such input\n  where: shapes\n  got: z\n  expected: x"
+
+
+def test_shapes_of_another_rank_are_refused():
+    with pytest.raises(ConfigError) as caught:
+        sites(dynamic(), shapes={"x": (6, 8, 1)})
+    assert str(caught.value) == (
+        "a shape has the wrong number of dims\n  where: input 'x'\n  got: (6, 8, 1)\n  expected: 2 dims"
+    )
+
+
+def test_other_patterns_have_other_multiples():
+    assert only(matmul(random(6, 4)), pattern=Pattern(1, 2)).eligible
+    assert only(matmul(random(8, 4)), pattern=Pattern(2, 16)).reason == "reduction of 8 is not a multiple of 16"
+
+
+def test_the_skeleton_is_not_changed_by_looking_for_sites():
+    opened = OnnxModel.open(dynamic())
+    before = opened.proto.SerializeToString()
+    find_sites(opened, shapes={"x": (6, 8)})
+    assert opened.proto.SerializeToString() == before

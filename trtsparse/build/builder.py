@@ -1,0 +1,376 @@
+"""`build`: an ONNX model in, a plan and a report out, with TensorRT 8.6, 10, 11 or TensorRT-RTX.
+
+TensorRT's raw API is used; see `trtsparse.build.adapter` for why.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+import types
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from trtsparse.build import network as networks
+from trtsparse.build import profiles as ranges
+from trtsparse.build import timing_cache
+from trtsparse.build.adapter import find_tensorrt
+from trtsparse.build.capabilities import Capabilities
+from trtsparse.build.config import BuildConfig, Profile
+from trtsparse.build.engine import BuiltEngine
+from trtsparse.build.logs import Log, collecting
+from trtsparse.build.options import apply_options, load_plugins
+from trtsparse.build.plan import read_header
+from trtsparse.build.precision import Conversion, Route, choose_route, convert, stored_precision
+from trtsparse.build.progress import monitoring
+from trtsparse.build.report import BuildReport, Notes, PrecisionReport
+from trtsparse.build.sites import Evidence, make_rows, node_names, warn_about_open_layers, warn_before
+from trtsparse.build.sparsity_log import read_inspector, read_log
+from trtsparse.errors import BuildError, DeviceError, TrtSparseError
+from trtsparse.files.model import OnnxModel
+from trtsparse.precision.specs import input_specs
+from trtsparse.sparsity.prune import prune
+from trtsparse.sparsity.validate import SiteReport, validate
+
+__all__ = ["build"]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """Everything decided before TensorRT is asked for anything.
+
+    Attributes:
+        source: The user's model.
+        built: What is parsed: pruned and converted where asked.
+        sites: Of the source, judged after pruning; for the report alone they are judged while TensorRT builds.
+        fingerprint: Hashes of the source, likewise.
+    """
+
+    config: BuildConfig
+    capabilities: Capabilities
+    source: OnnxModel
+    conversion: Conversion
+    route: Route
+    stored: str
+    sites: Future[tuple[SiteReport, ...]]
+    fingerprint: Future[dict[str, Any]]
+    pruning: dict[str, Any] | None
+    profiles: tuple[Profile, ...]
+    samples: Sequence[Mapping[str, np.ndarray]]
+
+    @property
+    def built(self) -> OnnxModel:
+        return self.conversion.model
+
+
+@dataclass(frozen=True)
+class _Result:
+    """What came out of TensorRT."""
+
+    plan: bytes
+    log: Log
+    seconds: float
+    inputs: tuple[dict[str, Any], ...]
+    outputs: tuple[dict[str, Any], ...]
+    inspected: str | None
+
+
+def build(
+    model: str | os.PathLike[str] | bytes | onnx.ModelProto | OnnxModel,
+    config: BuildConfig | None = None,
+    *,
+    samples: Sequence[Mapping[str, np.ndarray]] = (),
+) -> BuiltEngine:
+    """Build a TensorRT engine from an ONNX model.
+
+    Args:
+        model: A path, serialized bytes, or a model in memory. It is not changed.
+        config: What to build; None for FP32 without sparsity.
+        samples: Real inputs, ``{name: array}`` each. A converted model is compared with the original on them, INT8 is
+            calibrated with them, and the profile is inferred from them where the configuration has none.
+
+    Returns:
+        The plan and the report. Warnings in the report were also raised as `BuildWarning`.
+
+    Raises:
+        ModelError: The model cannot be read, or TensorRT's parser refuses it (`OperatorError` lists the nodes).
+        ConfigError: Options or profiles are wrong, or unknown to this version (`UnsupportedOptionError`).
+        PrecisionError: The converted model is less accurate than ``config.max_error``.
+        BuildError: TensorRT returned no plan; its messages are in the error.
+        MissingDependencyError: No TensorRT is installed.
+        DeviceError: This TensorRT needs a GPU to build, and there is none.
+        KeyboardInterrupt: Ctrl-C; the build is stopped and nothing is written.
+
+    Builds in several threads run one after another: TensorRT has one logger per process.
+
+    Example:
+        >>> import pytest
+        >>> _ = pytest.importorskip("tensorrt_rtx")
+        >>> from onnx import parser
+        >>> text = '<ir_version: 8, opset_import: ["": 17]> g (float[4] x) => (float[4] y) { y = Relu(x) }'
+        >>> engine = build(parser.parse_model(text), BuildConfig(flavour="tensorrt_rtx"))
+        >>> engine.header.flavour, engine.report.outputs
+        ('tensorrt_rtx', ({'name': 'y', 'dtype': 'float32', 'shape': [4]},))
+    """
+    started = time.perf_counter()
+    options = config or BuildConfig()
+    notes = Notes()
+    source = OnnxModel.open(model)
+    trt = find_tensorrt(options.flavour)
+    with ThreadPoolExecutor(1, thread_name_prefix="trtsparse-build") as pool:
+        job = _prepare(source, options, Capabilities.of(trt), samples, notes, pool)
+        try:
+            result = _build(trt, job, notes)
+        except TrtSparseError:
+            job.sites.result()  # what is wrong with the model itself says more than what TensorRT makes of it
+            raise
+        report = _report(job, result, notes, started)
+    return BuiltEngine(plan=result.plan, report=report)
+
+
+def _prepare(
+    source: OnnxModel,
+    config: BuildConfig,
+    capabilities: Capabilities,
+    samples: Sequence[Mapping[str, np.ndarray]],
+    notes: Notes,
+    pool: ThreadPoolExecutor,
+) -> _Job:
+    """Check everything that can be checked, prune and convert."""
+    capabilities.check(config)
+    stored = stored_precision(source)
+    route = choose_route(config, capabilities, stored)
+    profiles = _profiles(source, config, samples)
+    pruned, pruning = source, None
+    if config.sparsity == "force":
+        done = prune(source, include=config.prune_include, exclude=config.prune_exclude, allow_unknown_operators=True)
+        pruned, pruning = done.model, done.to_dict()
+    shapes = ranges.usual_shapes(input_specs(source), profiles)
+    sites = pool.submit(_judge, pruned, route, stored, shapes)
+    fingerprint = pool.submit(_fingerprint, source)
+    if config.wants_sparsity or route.convert:
+        sites.result()  # a damaged model is refused here
+    _warn(config, capabilities, stored, route, sites, notes)
+    conversion = convert(pruned, route, config, samples=samples, shapes=shapes)
+    if config.wants_sparsity:
+        warn_about_open_layers(conversion.open_layers, notes)
+    return _Job(
+        config, capabilities, source, conversion, route, stored, sites, fingerprint, pruning, profiles, samples
+    )
+
+
+def _judge(
+    model: OnnxModel, route: Route, stored: str, shapes: dict[str, tuple[int, ...]] | None
+) -> tuple[SiteReport, ...]:
+    converted = stored == "fp32" and route.reached in ("fp16", "bf16", "int8")
+    precision = route.reached if converted else "stored"
+    return validate(model, precision=precision, shapes=shapes, allow_unknown_operators=True).sites
+
+
+def _profiles(
+    source: OnnxModel, config: BuildConfig, samples: Sequence[Mapping[str, np.ndarray]]
+) -> tuple[Profile, ...]:
+    inputs = input_specs(source)
+    inferred = ranges.infer_profile(inputs, samples) if samples and not config.profiles else None
+    profiles = (inferred,) if inferred else config.profiles
+    ranges.check_profiles(inputs, profiles)
+    return profiles
+
+
+def _warn(
+    config: BuildConfig,
+    capabilities: Capabilities,
+    stored: str,
+    route: Route,
+    sites: Future[tuple[SiteReport, ...]],
+    notes: Notes,
+) -> None:
+    if config.wants_sparsity:
+        warn_before(sites.result(), notes, reached=route.reached, forced=config.sparsity == "force")
+    if config.precision in ("fp32", "tf32") and route.reached != config.precision:
+        notes.warn(
+            f"precision={config.precision!r} was asked for, but the model is stored in {stored.upper()} and stays so"
+        )
+    if config.timing_cache is not None and capabilities.ahead_of_time:
+        notes.warn(f"{capabilities.name} times no kernels while building: the timing cache is left as it is")
+
+
+def _build(trt: types.ModuleType | Any, job: _Job, notes: Notes) -> _Result:
+    """Everything that happens inside TensorRT."""
+    config, capabilities = job.config, job.capabilities
+    with collecting(trt) as (logger, log):
+        builder = _make_builder(trt, logger, log, capabilities)
+        load_plugins(trt, config.plugins, log)
+        if capabilities.flavour == "tensorrt" and _has_foreign_operators(job.built):
+            trt.init_libnvinfer_plugins(logger, "")
+        network = networks.create_network(trt, builder, capabilities, strong=job.route.strong)
+        parsed = networks.parse(trt, network, job.built, logger, log, name=job.source.name)
+        settings = builder.create_builder_config()
+        apply_options(trt, builder, settings, config, job.route.flags)
+        ranges.add_profiles(builder, network, settings, job.profiles, job.samples)
+        cache = _timing_cache(config, capabilities)
+        if cache is not None:
+            timing_cache.attach(settings, cache, log, notes.warn)
+        plan, seconds = _serialize(trt, builder, parsed, settings, job, log)
+        if cache is not None:
+            timing_cache.update(settings, cache, log)
+        inspected = (
+            _inspect(trt, plan, logger, config) if config.wants_sparsity and not capabilities.ahead_of_time else None
+        )
+        if log.unheard:
+            notes.warn("another TensorRT object of this process has its own logger: the build log was not heard")
+        inputs, outputs = networks.describe_io(network)
+        return _Result(plan, log, seconds, inputs, outputs, inspected)
+
+
+def _make_builder(trt: Any, logger: Any, log: Log, capabilities: Capabilities) -> Any:
+    """The Builder; its constructor fails where there is no GPU and one is needed."""
+    try:
+        return trt.Builder(logger)
+    except (TypeError, RuntimeError) as error:
+        raise DeviceError(
+            f"{capabilities.name} cannot make a builder",
+            got="; ".join(log.errors) or str(error),
+            expected="an NVIDIA GPU and a driver that fits this version",
+            fix="build on the machine with the GPU, or with TensorRT-RTX, which builds without one",
+        ) from error
+
+
+def _serialize(
+    trt: Any, builder: Any, parsed: networks.Parsed, settings: Any, job: _Job, log: Log
+) -> tuple[bytes, float]:
+    """The plan and the seconds that it took."""
+    before = len(log.messages)
+    started = time.perf_counter()
+    with monitoring(trt, settings, supported="progress" in job.capabilities.features) as cancelled:
+        memory = builder.build_serialized_network(parsed.network, settings)
+    seconds = time.perf_counter() - started
+    if cancelled.is_set():
+        raise KeyboardInterrupt
+    if memory is None:
+        raise _no_plan(job, log.since(before))
+    return bytes(memory), seconds
+
+
+def _no_plan(job: _Job, log: Log) -> BuildError:
+    name = job.capabilities.name
+    fix = "read TensorRT's messages above; set the logging level of 'trtsparse.tensorrt' to DEBUG for all of them"
+    needs_gpu = [
+        option
+        for option, on in (
+            ("refit", job.config.refit in ("all", "identical")),
+            ("strip_plan", job.config.strip_plan),
+            ("version_compatible", job.config.version_compatible),
+            ("compute_capabilities=('current',)", "current" in job.config.compute_capabilities),
+        )
+        if on
+    ]
+    if job.capabilities.ahead_of_time and needs_gpu:
+        fix = f"leave out {', '.join(needs_gpu)}: {name} was not able to do this without a GPU"
+    return BuildError(
+        f"{name} built no plan",
+        where=job.source.name,
+        got="".join(f"\n    {text}" for text in log.errors) or "no message",
+        fix=fix,
+    )
+
+
+def _timing_cache(config: BuildConfig, capabilities: Capabilities) -> Path | None:
+    return None if config.timing_cache is None or capabilities.ahead_of_time else Path(config.timing_cache)
+
+
+def _has_foreign_operators(model: OnnxModel) -> bool:
+    domains = {"", "ai.onnx", "ai.onnx.ml"}
+    return any(
+        node.domain not in domains or not onnx.defs.has(node.op_type, node.domain) for node in model.proto.graph.node
+    )
+
+
+def _inspect(trt: Any, plan: bytes, logger: Any, config: BuildConfig) -> str | None:
+    """The inspector's account of the layers; None when the engine cannot be loaded here."""
+    runtime = trt.Runtime(logger)
+    if config.version_compatible:
+        runtime.engine_host_code_allowed = True
+    engine = runtime.deserialize_cuda_engine(plan)
+    if engine is None:
+        return None
+    return str(engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON))
+
+
+def _report(job: _Job, result: _Result, notes: Notes, started: float) -> BuildReport:
+    config, route = job.config, job.route
+    evidence = Evidence(
+        asked=config.wants_sparsity,
+        at_load=job.capabilities.ahead_of_time,
+        log=read_log(text for _, text in result.log.messages),
+        tactics=read_inspector(result.inspected) if result.inspected else None,
+        names={}
+        if job.capabilities.ahead_of_time or not config.wants_sparsity
+        else node_names(job.source, job.built),
+    )
+    rows = make_rows(
+        job.sites.result(),
+        evidence,
+        reached=route.reached,
+        kept=job.conversion.kept,
+        open_layers=job.conversion.open_layers,
+    )
+    if config.wants_sparsity and not evidence.at_load and not evidence.known:
+        notes.warn("TensorRT said nothing about sparse layers: whether any was chosen is not known")
+    header = read_header(result.plan)
+    return BuildReport(
+        flavour=job.capabilities.flavour,
+        version=".".join(map(str, header.version)),
+        model=job.fingerprint.result(),
+        plan={"sha256": hashlib.sha256(result.plan).hexdigest(), "nbytes": len(result.plan)},
+        precision=_precision(job),
+        sparsity=config.sparsity,
+        sites=rows,
+        pruning=job.pruning,
+        profiles=tuple(profile.to_dict() for profile in job.profiles),
+        inputs=result.inputs,
+        outputs=result.outputs,
+        config=config.to_dict(),
+        warnings=tuple(notes.texts),
+        library_warnings=result.log.warnings,
+        untraced=evidence.untraced(row.node for row in rows),
+        build_seconds=round(result.seconds, 4),
+        total_seconds=round(time.perf_counter() - started, 4),
+    )
+
+
+def _precision(job: _Job) -> PrecisionReport:
+    return PrecisionReport(
+        asked=job.config.precision,
+        reached=job.route.reached,
+        way=job.route.way,
+        typing="strong" if job.route.strong else "weak",
+        flags=job.route.flags,
+        stored=job.stored,
+        error=job.conversion.error,
+        limit=job.conversion.limit,
+        kept=job.conversion.kept,
+        conversion=job.conversion.steps,
+    )
+
+
+def _fingerprint(model: OnnxModel) -> dict[str, Any]:
+    external = [{"name": path.name, "sha256": _sha256(path)} for path in model.external_files()]
+    return {"name": model.name, "sha256": _sha256(model.files[""]), "external": external}
+
+
+def _sha256(source: Any) -> str:
+    if not isinstance(source, Path):
+        return hashlib.sha256(source).hexdigest()
+    digest = hashlib.sha256()
+    with source.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

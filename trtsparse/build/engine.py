@@ -1,0 +1,61 @@
+"""A built engine: the plan's bytes and the report, saved together or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from trtsparse.build.plan import PlanHeader, read_header
+from trtsparse.build.report import BuildReport
+from trtsparse.files import atomic
+
+__all__ = ["BuiltEngine", "report_path"]
+
+
+@dataclass(frozen=True)
+class BuiltEngine:
+    """What `trtsparse.build.builder.build` returns.
+
+    Attributes:
+        plan: The serialized engine, as TensorRT's runtime, trtexec and Triton read it.
+        report: What was built and how.
+    """
+
+    plan: bytes = field(repr=False)
+    report: BuildReport = field(repr=False)
+
+    @property
+    def header(self) -> PlanHeader:
+        """Which library wrote the plan."""
+        return read_header(self.plan)
+
+    @property
+    def nbytes(self) -> int:
+        """The plan's size."""
+        return len(self.plan)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the plan to ``path`` and the report to ``path`` + ".json".
+
+        Args:
+            path: The plan's file. Its folder must exist.
+
+        Returns:
+            The path.
+
+        Raises:
+            OutputError: One of the files cannot be written; nothing is left behind, and what was there stays.
+        """
+        target = Path(path)
+        text = json.dumps(self.report.to_dict(), indent=2) + "\n"
+        with atomic.replacing_all([target, report_path(target)]) as (plan, report):
+            plan.write_bytes(self.plan)
+            report.write_text(text, encoding="utf-8")
+        return target
+
+
+def report_path(plan: str | os.PathLike[str]) -> Path:
+    """Where the report of a saved plan is: "model.plan.json" for "model.plan"."""
+    return Path(f"{os.fspath(plan)}.json")

@@ -1,0 +1,55 @@
+"""What every engine can do, whatever library executes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from trtsparse.precision.specs import TensorSpec
+
+__all__ = ["Engine", "TensorSpec"]
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """A plan or model loaded by an execution library, ready to run.
+
+    An engine does not check its inputs: `trtsparse.runtime.session.Session` does, before it calls one. Arrays passed
+    in belong to the caller and are only read during `run`; arrays returned belong to the caller.
+
+    Attributes:
+        name: Of the library, such as "onnxruntime".
+        description: One line for people: what is loaded, where it executes.
+        inputs: What `run` takes.
+        outputs: What `run` returns.
+    """
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+
+    @property
+    def description(self) -> str: ...  # noqa: D102
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]: ...  # noqa: D102
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]: ...  # noqa: D102
+
+    def run(self, feeds: Mapping[str, np.ndarray], *, outputs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+        """Execute once.
+
+        Args:
+            feeds: An array for each of ``inputs``, in host memory.
+            outputs: The outputs to return, by default all.
+
+        Raises:
+            EngineError: The library reports a failure.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free what the engine holds. Closing twice is harmless."""
+        ...
