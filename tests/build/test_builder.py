@@ -263,6 +263,22 @@ def test_pruned_external_data_lives_in_memory_only(external):
     assert sorted(path.name for path in external.parent.iterdir()) == ["external.data", "external.onnx"]
 
 
+@pytest.mark.parametrize("sparsity", ["disable", "force"])
+def test_unnamed_dims_and_external_data_go_together(tmp_path, net, sparsity):
+    model = net()
+    for dim in model.graph.input[0].type.tensor_type.shape.dim:
+        if dim.dim_value != 8:
+            dim.dim_param = "?"
+    path = tmp_path / "model.onnx"
+    onnx.save(model, path, save_as_external_data=True, location="model.data", size_threshold=0)
+    profile = Profile.parse("x:1x8x6x6:2x8x16x24:4x8x32x48")
+    options = config(precision="fp32", sparsity=sparsity, profiles=(profile,))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SparsityWarning)
+        report = build(path, options).report
+    assert report.inputs[0]["shape"] == [-1, 8, -1, -1]
+
+
 def test_bytes_build_like_a_model(relu):
     assert build(relu.SerializeToString(), config()).plan == build(relu, config()).plan
 
@@ -469,4 +485,18 @@ def test_ppocr_builds_with_a_wide_profile(ppocr_det):
     profile = Profile.parse("x:1x3x64x64:1x3x192x320:1x3x640x640")
     report = build(ppocr_det, config(profiles=(profile,))).report
     assert len(report.sites) > 40
-    assert report.outputs[0]["shape"][0] == -1 or report.outputs[0]["shape"][0] == 1
+    assert report.inputs == ({"name": "x", "dtype": "float32", "shape": [-1, 3, -1, -1]},)
+
+
+def test_ppocr_builds_sparse_in_fp16_from_sample_images(ppocr_det):
+    pytest.importorskip("PIL")
+    from models.packaged import ppocr_input
+
+    samples = [{"x": ppocr_input("det", seed=seed, size=size)} for seed, size in enumerate([(192, 320), (64, 96)])]
+    with pytest.warns(SparsityWarning, match="grouped convolutions never run sparse in TensorRT: Conv"):
+        report = build(ppocr_det, config(precision="fp16", sparsity="force", max_error=0.5), samples=samples).report
+    assert report.profiles[0]["x"] == {"min": [1, 3, 64, 96], "opt": [1, 3, 192, 320], "max": [1, 3, 192, 320]}
+    eligible = [row for row in report.sites if row.eligible]
+    assert len(eligible) > 20
+    assert all(row.compliant and row.chosen == "decided at load" for row in eligible)
+    assert {row.reason.split(" (")[0] for row in report.sites if not row.eligible} >= {"grouped convolution"}

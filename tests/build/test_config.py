@@ -102,6 +102,10 @@ def test_a_config_becomes_json():
             {"exclude_lean_runtime": True},
             "only a version-compatible plan has a lean runtime\n  where: exclude_lean_runtime",
         ),
+        (
+            {"int8_rest": "fp16"},
+            "int8_rest is about INT8 builds\n  got: precision='fp32'\n  expected: precision='int8'",
+        ),
         ({"serialize_plugins": True}, "there are no plugins to serialize\n  where: serialize_plugins"),
     ],
 )

@@ -143,3 +143,12 @@ def test_rtx_times_nothing_and_says_so(tmp_path, relu, rtx):
     text = f"TensorRT-RTX {rtx.__version__} times no kernels while building: the timing cache is left as it is"
     assert [str(w.message) for w in caught] == [text] == list(report.warnings)
     assert not path.exists()
+
+
+def test_a_cache_that_cannot_be_written_does_not_cost_the_build(tmp_path, relu):
+    path = tmp_path / "none" / "t.cache"
+    with installed("10.13.3"), pytest.warns(BuildWarning) as caught:
+        engine = build(relu, BuildConfig(timing_cache=path))
+    text = f"the timing cache {path} was not written: No such file or directory"
+    assert [str(w.message) for w in caught] == [text] == list(engine.report.warnings)
+    assert engine.plan

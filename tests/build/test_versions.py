@@ -1,11 +1,15 @@
 """The same `build` with every version, by its strict double."""
 
+import json
 import re
 import sys
+from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pytest
 
+import trtsparse.build
 from tests.doubles import VERSIONS, installed
 from trtsparse.build.builder import build
 from trtsparse.build.config import BuildConfig, BuildWarning, Profile, SparsityWarning
@@ -16,6 +20,9 @@ STRONG = [v for v in VERSIONS if not v.startswith("8")]
 TYPED = [v for v in VERSIONS if v.startswith(("11", "rtx"))]
 TENSORRT = [v for v in VERSIONS if not v.startswith("rtx")]
 BATCH = Profile.parse("x:1x8x6x6:4x8x6x6:8x8x6x6")
+
+
+SCHEMA = json.loads(Path(trtsparse.build.__file__).with_name("build-report.schema.json").read_text())
 
 
 @pytest.fixture(params=VERSIONS)
@@ -48,6 +55,15 @@ def test_every_version_builds_and_says_so(trt, net):
     assert engine.report.flavour == engine.header.flavour == flavour
     assert ".".join(map(str, engine.header.version)).startswith(trt.asked.removeprefix("rtx-"))
     assert engine.report.inputs == ({"name": "x", "dtype": "float32", "shape": [-1, 8, 6, 6]},)
+
+
+@pytest.mark.filterwarnings("ignore::trtsparse.build.config.BuildWarning")
+@pytest.mark.parametrize("options", [{}, {"precision": "fp16", "sparsity": "force"}, {"sparsity": "enable"}])
+def test_reports_keep_to_their_schema(trt, options, net, quantized):
+    for model, profiles in ((net(sparse=False), (BATCH,)), (quantized, ())):
+        report = build(model, BuildConfig(profiles=profiles, **options)).report
+        jsonschema.validate(json.loads(json.dumps(report.to_dict(), allow_nan=False)), SCHEMA)
+    assert trt.calls
 
 
 def test_explicit_batch_is_set_exactly_where_it_exists(trt, relu):
@@ -133,6 +149,42 @@ def test_typing_that_the_version_lacks_is_refused(version, typing, versions, net
     )
 
 
+@pytest.mark.parametrize("version", STRONG)
+@pytest.mark.parametrize("options", [{"keep_fp32": ("conv",)}, {"max_error": 0.05}])
+def test_what_only_a_converted_graph_can_do_converts_it(version, options, net):
+    with installed(version) as trt:
+        report = build(net(batch=2), BuildConfig(precision="fp16", sparsity="enable", **options)).report
+        assert flags_set(trt) == {"SPARSE_WEIGHTS"}
+    assert report.precision.way == "converted graph"
+    if "keep_fp32" in options:
+        assert report.precision.kept == ("conv",)
+        assert (report.sites[0].eligible, report.sites[0].reason) == (False, "kept in FP32 by the conversion")
+        assert report.sites[1].eligible
+    else:
+        assert report.precision.limit == 0.05
+
+
+def test_it_is_refused_where_that_cannot_be(net):
+    with installed("8.6.1"):
+        with pytest.raises(UnsupportedOptionError, match=r"^max_error=0.05 is not available in this version"):
+            build(net(batch=2), BuildConfig(precision="fp16", max_error=0.05))
+        with pytest.raises(ConfigError) as error:
+            build(net(batch=2), BuildConfig(precision="fp16", typing="weak", keep_fp32=("conv",)))
+    assert str(error.value) == (
+        "keep_fp32=('conv',) acts on converted graphs, and flags convert nothing\n"
+        "  got: typing='weak'\n"
+        "  expected: typing='auto' or 'strong'"
+    )
+    with installed("11.4.0"), pytest.raises(ConfigError) as error:
+        build(net(batch=2, dtype=np.float16), BuildConfig(precision="fp16", keep_fp32=("conv",)))
+    assert str(error.value) == (
+        "no node can be kept in FP32: the model is not converted\n"
+        "  where: keep_fp32=('conv',)\n"
+        "  got: a model stored in FP16\n"
+        "  expected: a model stored in FP32"
+    )
+
+
 def test_a_quantized_model_is_int8_everywhere(trt, quantized):
     report = build(quantized, BuildConfig(precision="int8")).report
     assert report.precision.reached == "int8"
@@ -144,9 +196,13 @@ def test_a_quantized_model_is_int8_everywhere(trt, quantized):
 def test_int8_of_a_float_model_is_calibrated_with_the_samples(trt, net):
     rng = np.random.default_rng(1)
     samples = [{"x": rng.standard_normal((2, 8, 6, 6)).astype(np.float32)} for _ in range(4)]
-    report = build(
-        net(batch=2), BuildConfig(precision="int8", sparsity="enable", max_error=0.2), samples=samples
-    ).report
+    options = BuildConfig(precision="int8", sparsity="enable", max_error=0.2)
+    with pytest.warns(SparsityWarning) as caught:
+        report = build(net(batch=2), options, samples=samples).report
+    assert [str(w.message) for w in caught] == [
+        "sparse INT8 kernels were only seen chosen where the output is INT8 too, and these outputs are not: gemm"
+    ]
+    assert ["its output stays floating point" in " ".join(row.warnings) for row in report.sites] == [False, True]
     assert report.precision.reached == "int8"
     weak = trt.asked in WEAK
     assert flags_set(trt) - {"SPARSE_WEIGHTS"} == ({"INT8", "FP16"} if weak else set())

@@ -67,13 +67,17 @@ def test_include_and_exclude_may_be_repeated(folder, capsys):
     [
         (
             ["--include", "secnd"],
-            "no weight or node has this name\n  where: include\n  got: secnd\n  expected: for example second\n"
-            "  to fix: `trtsparse validate` lists the names; * and ? are wildcards",
+            (
+                "no weight or node has this name\n  where: include\n  got: secnd\n  expected: for example second\n"
+                "  to fix: `trtsparse validate` lists the names; * and ? are wildcards"
+            ),
         ),
         (
             ["--include", "odd"],
-            "the tensor cannot be pruned\n  where: 'odd', used by node 'third'\n"
-            "  got: reduction of 6 is not a multiple of 4\n  to fix: leave it out of `include`",
+            (
+                "the tensor cannot be pruned\n  where: 'odd', used by node 'third'\n"
+                "  got: reduction of 6 is not a multiple of 4\n  to fix: leave it out of `include`"
+            ),
         ),
         (["--pattern", "x"], "not an N:M pattern\n  got: x\n  expected: 0 < N < M <= 16, as in 2:4"),
     ],

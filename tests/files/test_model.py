@@ -83,8 +83,9 @@ def test_reading_is_thread_safe(external):
 
     def read():
         for _ in range(50):
-            if [opened.read(ref).tobytes() for ref in refs] != expected:
-                failures.append(1)
+            failures.extend(
+                ref for ref, data in zip(refs, expected, strict=True) if opened.read(ref).tobytes() != data
+            )
 
     threads = [threading.Thread(target=read) for _ in range(4)]
     for thread in threads:

@@ -91,13 +91,17 @@ def test_fields_are_read_as_they_were_written(written):
         (b"\x0b", "not an ONNX file\n  where: byte 0\n  got: protobuf wire type 3"),
         (
             b"\x0a\x05abc",
-            "the ONNX file is truncated or damaged\n  where: byte 0\n  got: a field that ends at byte 7\n"
-            "  expected: an end at or before byte 5\n  to fix: export or copy the model again",
+            (
+                "the ONNX file is truncated or damaged\n  where: byte 0\n  got: a field that ends at byte 7\n"
+                "  expected: an end at or before byte 5\n  to fix: export or copy the model again"
+            ),
         ),
         (
             b"\x00\x01",
-            "the ONNX file is truncated or damaged\n  where: byte 0\n  got: a field that ends at byte 2\n"
-            "  expected: an end at or before byte 2\n  to fix: export or copy the model again",
+            (
+                "the ONNX file is truncated or damaged\n  where: byte 0\n  got: a field that ends at byte 2\n"
+                "  expected: an end at or before byte 2\n  to fix: export or copy the model again"
+            ),
         ),
         (
             b"\x08\xff",

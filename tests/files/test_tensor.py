@@ -48,7 +48,9 @@ def test_every_type_is_read_from_every_field(name, raw):
     assert proto.HasField("raw_data") == raw
     source, stripped = opened(proto)
     assert not stripped.raw_data
-    assert not (stripped.int32_data or stripped.float_data or stripped.int64_data)
+    assert not (stripped.int32_data)
+    assert not (stripped.float_data)
+    assert not (stripped.int64_data)
     found = source.array(stripped)
     assert found.dtype == expected.dtype
     assert found.tobytes() == expected.tobytes() == numpy_helper.to_array(proto).tobytes()
@@ -144,13 +146,18 @@ def test_small_vectors_stay_in_the_skeleton_and_matrices_do_not():
         ([-1, 4], "a tensor has a negative dim\n  where: {where}\n  got: [-1, 4]"),
         (
             [2**62, 4],
-            "a tensor's dims are absurd\n  where: {where}\n  got: [4611686018427387904, 4]: 73786976294838206464 bytes",
+            (
+                "a tensor's dims are absurd\n  where: {where}\n"
+                "  got: [4611686018427387904, 4]: 73786976294838206464 bytes"
+            ),
         ),
         ([1] * 65, "a tensor's dims are absurd\n  where: {where}\n  got: 65 dims"),
         (
             [4, 4],
-            "a tensor's dims and data disagree\n  where: {where}\n  got: 4 bytes\n"
-            "  expected: 64 bytes for dims [4, 4] of float32\n  to fix: export the model again",
+            (
+                "a tensor's dims and data disagree\n  where: {where}\n  got: 4 bytes\n"
+                "  expected: 64 bytes for dims [4, 4] of float32\n  to fix: export the model again"
+            ),
         ),
     ],
 )

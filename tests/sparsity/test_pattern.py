@@ -1,6 +1,8 @@
 """N:M arithmetic against loops and brute force that share no code with it."""
 
 import itertools
+import os
+import signal
 
 import ml_dtypes
 import numpy as np
@@ -46,7 +48,7 @@ def numbers(dtype):
 
 
 @st.composite
-def cases(draw, dtypes=DTYPES, patterns=PATTERNS, nans=True):
+def cases(draw, *, dtypes=DTYPES, patterns=PATTERNS, nans=True):
     """An array of any type, rank and memory layout, an axis of it, and a pattern that divides the axis."""
     dtype, pattern = draw(st.sampled_from(dtypes)), draw(st.sampled_from(patterns))
     shape = draw(st.lists(st.integers(1, 5), min_size=1, max_size=4))
@@ -257,6 +259,33 @@ def test_arrays_larger_than_a_piece_are_judged_whole(axis, dtype):
     prune_array(weights, axis=axis)
     assert np.array_equal(weights, expected)
     assert count_groups(weights, axis=axis).violating == 0
+
+
+@pytest.mark.parametrize("extra", [1, 4, 63, 64, 65])
+@pytest.mark.parametrize("pattern", [Pattern(), Pattern(1, 2), Pattern(4, 8)])
+def test_rows_that_end_in_a_narrow_piece_are_judged_to_their_end(extra, pattern):
+    inner = (module._CHUNK // pattern.m) + extra  # cut into columns, the last of them few
+    weights = np.random.default_rng(extra).integers(0, 2, (2 * pattern.m, inner)).astype(np.int8)
+    nonzero = weights.reshape(2, pattern.m, inner).sum(axis=1)
+    violating = np.argwhere(nonzero > pattern.n)
+    found = count_groups(weights, axis=0, pattern=pattern)
+    assert found.violating == len(violating)
+    first = (violating[0][0] * pattern.m, violating[0][1]) if len(violating) else None
+    assert found.first == first
+    prune_array(weights, axis=0, pattern=pattern)
+    assert np.array_equal(weights.reshape(2, pattern.m, inner).sum(axis=1), np.minimum(nonzero, pattern.n))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_a_forked_process_judges_large_arrays_too():
+    weights = np.ones((64, 64), np.float32) if module._CHUNK < 64 else np.ones((4096, 2048), np.float32)
+    expected = count_groups(weights, axis=1).violating
+    child = os.fork()
+    if not child:  # threads do not survive a fork: waiting for them would never end
+        signal.alarm(5)
+        os._exit(0 if count_groups(weights, axis=1).violating == expected else 1)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 @pytest.mark.parametrize("shape", [(2, 8), (8, 2), (3, 4, 5), (64, 4, 1)])

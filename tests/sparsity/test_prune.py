@@ -52,7 +52,8 @@ def rich():
     """A model with everything that a careless rewrite loses."""
     constant = helper.make_node("Constant", [], ["cw"], value=tensor("", random(8, 8, seed=5)))
     inner = helper.make_function(
-        "local", "Inner", ["a"], ["b"], [constant, helper.make_node("MatMul", ["a", "cw"], ["b"], name="in function")],
+        "local", "Inner", ["a"], ["b"],
+        [constant, helper.make_node("MatMul", ["a", "cw"], ["b"], name="in function")],
         [helper.make_opsetid("", 21)],
     )  # fmt: skip
     nodes = [
@@ -255,7 +256,7 @@ def test_a_result_in_memory_is_saved_with_its_external_files(external, tmp_path)
 def test_an_error_in_the_middle_leaves_every_file_as_it_was(external, monkeypatch):
     before = contents(external.parent)
 
-    def fail(done, total):
+    def fail(*_):
         raise ZeroDivisionError
 
     for output in (external, external.parent / "pruned.onnx"):
@@ -598,7 +599,7 @@ def test_the_result_as_json_types():
         "model": "ModelProto",
         "pattern": "2:4",
         "zeroed": 16,
-        "tensors": [{"tensor": "w", "nodes": ["m"], "axes": [0], "parameters": 32, "zeroed": 16}],
+        "tensors": [{"tensor": "w", "nodes": ["m"], "axes": [0], "parameters": 32, "zeroed": 16, "also_read_by": []}],
         "skipped": [],
     }
 
@@ -622,3 +623,22 @@ def test_large_quantized_and_tied_tensors_are_pruned_in_pieces(monkeypatch, slab
     whole = arrays(prune(quantized(numbers, scale, zero)).model)["q"]
     monkeypatch.setattr(module, "_SLAB", slab)
     assert np.array_equal(arrays(prune(quantized(numbers, scale, zero)).model)["q"], whole)
+
+
+def test_a_tied_embedding_is_pruned_and_its_other_reader_is_named():
+    """A language model's output projection often shares its weights with the embedding's Gather."""
+    weights = np.random.default_rng(0).standard_normal((16, 8), dtype=np.float32)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Gather", ["w", "ids"], ["x"], "embedding"),
+            helper.make_node("Transpose", ["w"], ["wt"], "transpose", perm=[1, 0]),
+            helper.make_node("MatMul", ["x", "wt"], ["y"], "head"),
+        ],
+        "g",
+        [helper.make_tensor_value_info("ids", TensorProto.INT64, [2])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [2, 16])],
+        [numpy_helper.from_array(weights, "w")],
+    )
+    (pruned,) = prune(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)).tensors
+    assert (pruned.nodes, pruned.axes, pruned.zeroed) == (("head",), (1,), 64)
+    assert pruned.also_read_by == ("Gather 'embedding'",)

@@ -33,7 +33,7 @@ from trtsparse.build.progress import monitoring
 from trtsparse.build.report import BuildReport, Notes, PrecisionReport
 from trtsparse.build.sites import Evidence, make_rows, node_names, warn_about_open_layers, warn_before
 from trtsparse.build.sparsity_log import read_inspector, read_log
-from trtsparse.errors import BuildError, DeviceError, TrtSparseError
+from trtsparse.errors import BuildError, DeviceError, OutputError, TrtSparseError
 from trtsparse.files.model import OnnxModel
 from trtsparse.precision.specs import input_specs
 from trtsparse.sparsity.prune import prune
@@ -49,7 +49,7 @@ class _Job:
     Attributes:
         source: The user's model.
         built: What is parsed: pruned and converted where asked.
-        sites: Of the source, judged after pruning; for the report alone they are judged while TensorRT builds.
+        sites: Of the source, judged after pruning, in a thread while TensorRT's parser is at work.
         fingerprint: Hashes of the source, likewise.
     """
 
@@ -125,7 +125,7 @@ def build(
     source = OnnxModel.open(model)
     trt = find_tensorrt(options.flavour)
     with ThreadPoolExecutor(1, thread_name_prefix="trtsparse-build") as pool:
-        job = _prepare(source, options, Capabilities.of(trt), samples, notes, pool)
+        job = _prepare(source, options, Capabilities.of(trt), samples, pool)
         try:
             result = _build(trt, job, notes)
         except TrtSparseError:
@@ -140,7 +140,6 @@ def _prepare(
     config: BuildConfig,
     capabilities: Capabilities,
     samples: Sequence[Mapping[str, np.ndarray]],
-    notes: Notes,
     pool: ThreadPoolExecutor,
 ) -> _Job:
     """Check everything that can be checked, prune and convert."""
@@ -155,12 +154,9 @@ def _prepare(
     shapes = ranges.usual_shapes(input_specs(source), profiles)
     sites = pool.submit(_judge, pruned, route, stored, shapes)
     fingerprint = pool.submit(_fingerprint, source)
-    if config.wants_sparsity or route.convert:
+    if route.convert:
         sites.result()  # a damaged model is refused here
-    _warn(config, capabilities, stored, route, sites, notes)
     conversion = convert(pruned, route, config, samples=samples, shapes=shapes)
-    if config.wants_sparsity:
-        warn_about_open_layers(conversion.open_layers, notes)
     return _Job(
         config, capabilities, source, conversion, route, stored, sites, fingerprint, pruning, profiles, samples
     )
@@ -184,22 +180,17 @@ def _profiles(
     return profiles
 
 
-def _warn(
-    config: BuildConfig,
-    capabilities: Capabilities,
-    stored: str,
-    route: Route,
-    sites: Future[tuple[SiteReport, ...]],
-    notes: Notes,
-) -> None:
+def _warn(job: _Job, notes: Notes) -> None:
+    """Say, before TensorRT starts, what will not be as the caller may expect."""
+    config, reached = job.config, job.route.reached
     if config.wants_sparsity:
-        warn_before(sites.result(), notes, reached=route.reached, forced=config.sparsity == "force")
-    if config.precision in ("fp32", "tf32") and route.reached != config.precision:
-        notes.warn(
-            f"precision={config.precision!r} was asked for, but the model is stored in {stored.upper()} and stays so"
-        )
-    if config.timing_cache is not None and capabilities.ahead_of_time:
-        notes.warn(f"{capabilities.name} times no kernels while building: the timing cache is left as it is")
+        warn_before(job.sites.result(), notes, reached=reached, forced=config.sparsity == "force")
+        warn_about_open_layers(job.conversion.open_layers, notes)
+    if config.precision in ("fp32", "tf32") and reached != config.precision:
+        stored = f"the model is stored in {job.stored.upper()} and stays so"
+        notes.warn(f"precision={config.precision!r} was asked for, but {stored}")
+    if config.timing_cache is not None and job.capabilities.ahead_of_time:
+        notes.warn(f"{job.capabilities.name} times no kernels while building: the timing cache is left as it is")
 
 
 def _build(trt: types.ModuleType | Any, job: _Job, notes: Notes) -> _Result:
@@ -218,12 +209,12 @@ def _build(trt: types.ModuleType | Any, job: _Job, notes: Notes) -> _Result:
         cache = _timing_cache(config, capabilities)
         if cache is not None:
             timing_cache.attach(settings, cache, log, notes.warn)
+        _warn(job, notes)
         plan, seconds = _serialize(trt, builder, parsed, settings, job, log)
         if cache is not None:
-            timing_cache.update(settings, cache, log)
-        inspected = (
-            _inspect(trt, plan, logger, config) if config.wants_sparsity and not capabilities.ahead_of_time else None
-        )
+            _keep_timings(settings, cache, log, notes)
+        inspect = config.wants_sparsity and not capabilities.ahead_of_time
+        inspected = _inspect(trt, plan, logger, config) if inspect else None
         if log.unheard:
             notes.warn("another TensorRT object of this process has its own logger: the build log was not heard")
         inputs, outputs = networks.describe_io(network)
@@ -282,6 +273,14 @@ def _no_plan(job: _Job, log: Log) -> BuildError:
     )
 
 
+def _keep_timings(settings: Any, cache: Path, log: Log, notes: Notes) -> None:
+    """A finished build is not lost because its timings cannot be written."""
+    try:
+        timing_cache.update(settings, cache, log)
+    except OutputError as error:
+        notes.warn(f"the timing cache {cache} was not written: {error.got}")
+
+
 def _timing_cache(config: BuildConfig, capabilities: Capabilities) -> Path | None:
     return None if config.timing_cache is None or capabilities.ahead_of_time else Path(config.timing_cache)
 
@@ -329,7 +328,6 @@ def _report(job: _Job, result: _Result, notes: Notes, started: float) -> BuildRe
         flavour=job.capabilities.flavour,
         version=".".join(map(str, header.version)),
         model=job.fingerprint.result(),
-        plan={"sha256": hashlib.sha256(result.plan).hexdigest(), "nbytes": len(result.plan)},
         precision=_precision(job),
         sparsity=config.sparsity,
         sites=rows,
@@ -343,6 +341,7 @@ def _report(job: _Job, result: _Result, notes: Notes, started: float) -> BuildRe
         untraced=evidence.untraced(row.node for row in rows),
         build_seconds=round(result.seconds, 4),
         total_seconds=round(time.perf_counter() - started, 4),
+        plan_bytes=result.plan,
     )
 
 

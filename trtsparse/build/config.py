@@ -50,7 +50,7 @@ class BuildConfig:
             allow sparsity also quantize outputs: only such layers were seen to run sparse.
         typing: How a precision is reached. "weak" sets builder flags and lets TensorRT choose per layer (TensorRT up
             to 10.16); "strong" converts the graph and builds a strongly typed network (TensorRT 10, 11, RTX);
-            "auto" is "weak" where the flags exist, else "strong".
+            "auto" is "weak" where the flags exist, else "strong"; with ``keep_fp32`` or ``max_error`` it is "strong".
         int8_rest: Precision of the layers that stay floating point in an INT8 build; None for "fp16" where it is a
             flag and "fp32" where the graph is converted, which keeps the scales exact.
         keep_fp32: Node names that a conversion leaves in FP32.
@@ -158,6 +158,10 @@ class BuildConfig:
                 where="prune_include, prune_exclude",
                 got=f"sparsity={self.sparsity!r}",
                 expected="sparsity='force'",
+            )
+        if self.int8_rest is not None and self.precision != "int8":
+            raise ConfigError(
+                "int8_rest is about INT8 builds", got=f"precision={self.precision!r}", expected="precision='int8'"
             )
         if self.exclude_lean_runtime and not self.version_compatible:
             raise ConfigError("only a version-compatible plan has a lean runtime", where="exclude_lean_runtime")

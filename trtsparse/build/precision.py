@@ -102,13 +102,21 @@ def choose_route(config: BuildConfig, capabilities: Capabilities, stored: str) -
 
     Raises:
         UnsupportedOptionError: Not on this version, or not with the typing asked for.
+        ConfigError: Options that this model or this typing gives no meaning to.
     """
     asked = f"precision={config.precision!r}"
+    graph_option = _graph_option(config)
     if config.typing == "weak":
         capabilities.require("flag fp16", "typing='weak'")
-    if config.typing == "strong":
-        capabilities.require("strong typing", "typing='strong'")
-    if config.typing == "strong" or not capabilities.weak_typing:
+        if graph_option:
+            raise ConfigError(
+                f"{graph_option} acts on converted graphs, and flags convert nothing",
+                got="typing='weak'",
+                expected="typing='auto' or 'strong'",
+            )
+    if config.typing == "strong" or graph_option:
+        capabilities.require("strong typing", graph_option or "typing='strong'")
+    if config.typing == "strong" or graph_option or not capabilities.weak_typing:
         return _strong(config, stored)
     flags = _flags(config, capabilities, stored)
     for flag in flags:
@@ -156,9 +164,25 @@ def _strong(config: BuildConfig, stored: str) -> Route:
     if target == "int8":
         ready = stored == "int8" and config.int8_rest != "fp16"
         return Route(strong=True, flags=(), convert=() if ready else ("int8",), reached="int8")
+    if config.keep_fp32 and target == stored:
+        raise ConfigError(
+            "no node can be kept in FP32: the model is not converted",
+            where=f"keep_fp32={config.keep_fp32!r}",
+            got=f"a model stored in {stored.upper()}",
+            expected="a model stored in FP32",
+        )
     if target in ("fp16", "bf16") and stored != target:
         return Route(strong=True, flags=(), convert=(target,), reached="int8" if stored == "int8" else target)
     return Route(strong=True, flags=(), convert=(), reached=_first(target, stored))
+
+
+def _graph_option(config: BuildConfig) -> str | None:
+    """The option, if there is one, that needs a converted graph although the precision may be a flag."""
+    if config.precision not in ("fp16", "bf16", "best"):
+        return None
+    if config.keep_fp32:
+        return f"keep_fp32={config.keep_fp32!r}"
+    return None if config.max_error is None else f"max_error={config.max_error!r}"
 
 
 def _first(asked: str, stored: str) -> str:

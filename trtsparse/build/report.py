@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import hashlib
 import inspect
 import warnings
 from dataclasses import dataclass, field
@@ -90,7 +92,6 @@ class BuildReport:
         flavour: "tensorrt" or "tensorrt_rtx".
         version: Of the library, as the plan's header states it.
         model: ``name``, ``sha256`` of the model file, ``external``: names and SHA-256 of its data files.
-        plan: ``sha256`` and ``nbytes``.
         precision: See `PrecisionReport`.
         sparsity: "disable", "enable" or "force".
         sites: One row a weight site.
@@ -104,12 +105,12 @@ class BuildReport:
         untraced: Names of sparse layers that could not be traced to a node of the source model.
         build_seconds: Inside TensorRT's builder.
         total_seconds: Of everything.
+        plan_bytes: The plan; not part of ``to_dict()``.
     """
 
     flavour: str
     version: str
     model: dict[str, Any]
-    plan: dict[str, Any]
     precision: PrecisionReport
     sparsity: str
     sites: tuple[SiteRow, ...]
@@ -123,6 +124,12 @@ class BuildReport:
     untraced: tuple[str, ...]
     build_seconds: float
     total_seconds: float
+    plan_bytes: bytes = field(repr=False)
+
+    @functools.cached_property
+    def plan(self) -> dict[str, Any]:
+        """``sha256`` and ``nbytes`` of the plan; hashed when first asked for, which takes a while for large plans."""
+        return {"sha256": hashlib.sha256(self.plan_bytes).hexdigest(), "nbytes": len(self.plan_bytes)}
 
     @property
     def chosen(self) -> tuple[SiteRow, ...]:
@@ -131,7 +138,8 @@ class BuildReport:
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON types."""
-        return {"schema": SCHEMA, **_as_json(dataclasses.asdict(self))}
+        facts = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "plan_bytes"}
+        return {"schema": SCHEMA, "plan": self.plan, **{name: _as_json(value) for name, value in facts.items()}}
 
 
 @dataclass
@@ -162,6 +170,8 @@ def _caller_depth() -> int:
 
 
 def _as_json(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _as_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, dict):
         return {str(key): _as_json(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -57,13 +58,18 @@ class Evidence:
             return "decided at load" if possible else False
         if not self.known:
             return None
-        return self._in(self.log.chosen or "", node) or any(self._in(layer, node) for layer, _ in self.tactics or ())
+        return self._in(self.log.chosen or "", node) or self._in(self._sparse_layers, node)
+
+    @functools.cached_property
+    def _sparse_layers(self) -> str:
+        return ", ".join(layer for layer, _ in self.tactics or ())
 
     def untraced(self, nodes: Iterable[str]) -> tuple[str, ...]:
         """Names of chosen layers in which no node of the model is recognised."""
         known = [alias for node in nodes for alias in self.names.get(node, (node,))]
         layers = [layer for layer, _ in self.tactics or ()] or (self.log.chosen or "").split(", ")
-        return tuple(layer for layer in layers if layer and not nodes_in(layer, known))
+        traced = set(nodes_in(", ".join(layers), known))
+        return tuple(layer for layer in layers if layer and not nodes_in(layer, traced))
 
     def _in(self, layers: str, node: str) -> bool:
         return bool(layers) and bool(nodes_in(layers, self.names.get(node, (node,))))

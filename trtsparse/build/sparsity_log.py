@@ -14,6 +14,7 @@ The pair may come once per pass; the last one counts. Layer names are fused: "Co
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Iterable
@@ -119,11 +120,18 @@ def nodes_in(layers: str, nodes: Iterable[str]) -> tuple[str, ...]:
         if name in rest:  # a name that itself contains what separates names
             found.add(name)
             rest = rest.replace(name, ", ")
-    for piece in _SEPARATORS.split(rest):
+    parts = _parts(rest)
+    return tuple(name for name in wanted if name in found or name in parts)
+
+
+@functools.lru_cache(maxsize=8)  # one log line is asked for every node
+def _parts(layers: str) -> frozenset[str]:
+    parts = set()
+    for piece in _SEPARATORS.split(layers):
         part = piece.strip().removeprefix("ForeignNode[")
         part = part if "[" in part else part.removesuffix("]")
-        found |= {part, _SUFFIX.sub("", part)}
-    return tuple(name for name in wanted if name in found)
+        parts |= {part, _SUFFIX.sub("", part)}
+    return frozenset(parts - {""})
 
 
 def _count(head: str, names: str) -> int:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import re
 import warnings
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from trtsparse.cli import options as shared
 from trtsparse.errors import ConfigError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from trtsparse.build.config import BuildConfig
 
 __all__ = ["configure", "run"]
@@ -54,7 +57,9 @@ def _configure_precision(parser: argparse.ArgumentParser) -> None:
         choices=("auto", "strong", "weak"),
         help="weak: builder flags, up to TensorRT 10; strong: convert the graph; auto: flags where they exist",
     )
-    group.add_argument("--int8-rest", default="fp32", choices=("fp32", "fp16"), help="what INT8 leaves is in; fp32")
+    group.add_argument(
+        "--int8-rest", choices=("fp32", "fp16"), help="what an INT8 build leaves is in (default: fp32)"
+    )
     group.add_argument("--keep-fp32", action="append", default=[], metavar="NODE", help="not converted; repeatable")
     group.add_argument("--max-error", type=float, metavar="E", help="largest error of a converted model, relative")
     group.add_argument(
@@ -141,7 +146,7 @@ def _config(options: argparse.Namespace) -> BuildConfig:
     )
 
 
-def _samples(options: argparse.Namespace) -> list[dict[str, object]]:
+def _samples(options: argparse.Namespace) -> Sequence[Mapping[str, np.ndarray]]:
     if options.samples is None:
         return []
     from trtsparse.files.model import OnnxModel
@@ -152,7 +157,7 @@ def _samples(options: argparse.Namespace) -> list[dict[str, object]]:
     inputs = input_specs(model)
     feeds = read_feeds(options.samples, input_name=inputs[0].name if len(inputs) == 1 else "")
     check_feeds(model, feeds)
-    return feeds  # type: ignore[return-value]
+    return feeds
 
 
 def _pool(text: str) -> tuple[str, int]:

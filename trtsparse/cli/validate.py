@@ -38,18 +38,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Validate and print."""
+    from trtsparse.report.console import console, progress_bar, sparsity_table
     from trtsparse.sparsity.pattern import Pattern
     from trtsparse.sparsity.validate import validate
 
     if options.require is not None and not 0 <= options.require <= 1:
         raise ConfigError("a share is a number from 0 to 1", where="--require", got=options.require)
-    report = validate(
-        options.model,
-        precision=options.precision,
-        pattern=Pattern.parse(options.pattern),
-        shapes=shared.parse_shapes(options.shapes),
-        allow_unknown_operators=options.allow_unknown_operators,
-    )
+    with progress_bar("validating") as progress:
+        report = validate(
+            options.model,
+            precision=options.precision,
+            pattern=Pattern.parse(options.pattern),
+            shapes=shared.parse_shapes(options.shapes),
+            allow_unknown_operators=options.allow_unknown_operators,
+            progress=progress,
+        )
     total = {"macs": report.by_macs, "parameters": report.by_parameters, "sites": report.by_sites}[options.by]
     if options.require is not None and total is None:
         raise ConfigError(
@@ -60,8 +63,6 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         shared.print_json(report.to_dict())
     else:
-        from trtsparse.report.console import console, sparsity_table
-
         sparsity_table(report, out=console())
     if options.require is not None and total is not None:
         shared.say(f"{total.share:.1%} of {options.by} eligible and compliant, {options.require:.1%} required")

@@ -21,8 +21,8 @@ OPSET = 17  # every TensorRT from 8.6 reads it, ONNX Runtime runs all of it
 def fold(model: OnnxModel, *, opset: int = 0) -> OnnxModel:
     """Give a copy after ONNX Runtime's basic optimizations: constants folded, Conv and BatchNormalization fused.
 
-    Nodes without a name are called "<op>_<position>" first, as in reports about the original. A model with Q/DQ is not
-    optimized: ONNX Runtime would quantize biases too, to int32, which TensorRT refuses.
+    Nodes without a name are called "<op>_<position>" first, as in reports about the original. A model with Q/DQ is
+    not optimized: ONNX Runtime would quantize biases too, to int32, which TensorRT refuses.
 
     Args:
         model: The original.

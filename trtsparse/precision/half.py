@@ -17,7 +17,7 @@ from trtsparse.precision.compare import compare_runs
 from trtsparse.precision.converted import Converted, KeptNode, check_sparsity
 from trtsparse.precision.feeds import check_feeds, random_feeds
 from trtsparse.precision.fold import fold
-from trtsparse.precision.graph import name_nodes, pack
+from trtsparse.precision.graph import graphs, name_nodes, pack
 from trtsparse.precision.observe import Observer, magnitudes
 from trtsparse.precision.ort import runner
 from trtsparse.precision.search import fewest, rank
@@ -88,7 +88,7 @@ def to_half(
     kept = {**dict.fromkeys(more, "error"), **kept}
     converted = conversion.result(kept)
     check_sparsity(original, converted)
-    nodes = (node.name for node in conversion.folded.proto.graph.node)
+    nodes = (node.name for graph in graphs(conversion.folded.proto.graph) for node in graph.node)
     return Converted(
         model=converted,
         precision=half.name,
@@ -177,7 +177,7 @@ def resolve_names(original: OnnxModel, folded: OnnxModel, patterns: Iterable[str
     named = onnx.ModelProto()
     named.CopyFrom(original.proto)
     name_nodes(named)
-    makers = {node.name: set(node.output) for node in named.graph.node}
+    makers = {node.name: set(node.output) for graph in graphs(named.graph) for node in graph.node}
     found: dict[str, None] = {}
     for pattern in patterns:
         names = [pattern] if pattern in makers else fnmatch.filter(makers, pattern)
@@ -190,7 +190,7 @@ def resolve_names(original: OnnxModel, folded: OnnxModel, patterns: Iterable[str
                 fix=did_you_mean(pattern, makers),
             )
         made = set().union(*(makers[name] for name in names))
-        nodes = folded.proto.graph.node
+        nodes = [node for graph in graphs(folded.proto.graph) for node in graph.node]
         found |= dict.fromkeys(n.name for n in nodes if n.name in names or not made.isdisjoint(n.output))
     return list(found)
 

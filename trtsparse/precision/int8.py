@@ -62,8 +62,8 @@ def to_int8(
             information is lost.
         rest: What is not quantized: "fp32", or "fp16" as `trtsparse.precision.half.to_half` converts it.
         keep_fp32: Names of nodes that are not quantized, or patterns.
-        quantize_outputs: Also quantize outputs of layers that no quantized layer reads: sparse INT8 kernels were only
-            ever seen chosen where the output is INT8.
+        quantize_outputs: Also quantize outputs of layers that no quantized layer reads, except the model's own:
+            sparse INT8 kernels were only ever seen chosen where the output is INT8.
         max_error: Relative, as `trtsparse.precision.compare.Comparison` defines it.
         shapes: For random inputs, see `trtsparse.precision.feeds.random_feeds`.
 
@@ -84,7 +84,7 @@ def to_int8(
     if _is_quantized(original):
         note = "the model has Q/DQ already: its quantization was not changed"
         converted = Converted(original, "int8", (), 0.0, max_error, (note,))
-        return converted if rest == "fp32" else _with_rest(converted, original, None, shapes)
+        return converted if rest == "fp32" else _with_rest(converted, original, None, keep_fp32, shapes)
     feeds = _calibration(original, calibration, shapes)
     conversion = _Conversion(original, feeds, method, quantize_outputs=quantize_outputs)
     asked = resolve_names(original, conversion.folded, keep_fp32)
@@ -95,7 +95,7 @@ def to_int8(
         raise _too_inaccurate(original, error, max_error)
     kept = {**dict.fromkeys(more, "error"), **dict.fromkeys(asked, "asked")}
     converted = conversion.converted(kept, error, max_error)
-    return converted if rest == "fp32" else _with_rest(converted, original, conversion.compared, shapes)
+    return converted if rest == "fp32" else _with_rest(converted, original, conversion.compared, asked, shapes)
 
 
 class _Conversion:
@@ -221,19 +221,22 @@ def _calibration(model: OnnxModel, source: Any, shapes: Mapping[str, Sequence[in
     return feeds
 
 
-def _with_rest(quantized: Converted, reference: OnnxModel, feeds: Feeds | None, shapes: Any) -> Converted:
+def _with_rest(
+    quantized: Converted, reference: OnnxModel, feeds: Feeds | None, keep_fp32: Sequence[str], shapes: Any
+) -> Converted:
     """Convert what is not quantized to FP16; the error is that of the whole."""
-    half = to_half(quantized.model, feeds=feeds, shapes=shapes, max_error=quantized.limit)
+    half = to_half(quantized.model, feeds=feeds, keep_fp32=keep_fp32, shapes=shapes, max_error=quantized.limit)
     compared = feeds if feeds is not None else random_feeds(reference, shapes=shapes)
-    error = compare_models(reference, half.model, feeds=compared).error
+    error = max(quantized.error, compare_models(reference, half.model, feeds=compared).error)
     if not error <= quantized.limit:
         raise _too_inaccurate(reference, error, quantized.limit)
+    instead = [kept.node for kept in quantized.kept if kept.why == "error"]
+    note = (f"not quantized, because it cost too much accuracy: {', '.join(instead)}",) if instead else ()
     return dataclasses.replace(
         half,
         precision="int8+fp16",
-        kept=(*quantized.kept, *half.kept),
-        error=max(error, quantized.error),
-        notes=(*quantized.notes, *half.notes),
+        error=error,
+        notes=(*quantized.notes, *note, *half.notes),
         open_layers=quantized.open_layers,
     )
 

@@ -87,7 +87,8 @@ def place(
     reads = {(layer.node, 0) for layer in quantized}
     values = {layer.source for layer in quantized}
     ends = {layer.node: graph.end(layer.node) for layer in quantized}
-    outputs = {end for end, _ in ends.values() if end not in graph.outputs} if quantize_outputs else set()
+    unread = {end for end, _ in ends.values()} - values - graph.outputs
+    outputs = unread if quantize_outputs else set()
     values |= outputs
     pending = [(end, residual) for end, residual in ends.values() if residual is not None]
     while ready := [(end, residual) for end, residual in pending if end in values]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -51,13 +51,16 @@ def fewest(
 
 
 def rank(
-    nodes: Iterable[onnx.NodeProto],
+    nodes: Sequence[onnx.NodeProto],
     values: Mapping[str, Collection[str]],
     reference: Observer,
     converted: Observer,
     feed: Mapping[str, np.ndarray],
 ) -> list[str]:
     """Order nodes by the noise that each adds to that of its inputs, most first.
+
+    A difference of large numbers adds much noise because its operands were rounded: what makes the inputs of a node
+    comes right behind it.
 
     Args:
         nodes: Of the reference.
@@ -74,5 +77,10 @@ def rank(
         read = max((noise[name] for name in node.input if name in values[node.name]), default=0.0)
         return 0.0 if read == np.inf else made - read
 
-    order = {node.name: added(node) for node in nodes}
-    return sorted(order, key=lambda name: -order[name])
+    own = {node.name: added(node) for node in nodes}
+    readers: dict[str, float] = {}
+    for node in nodes:
+        for name in node.input:
+            readers[name] = max(own[node.name], readers.get(name, -np.inf))
+    score = {node.name: max(own[node.name], *(readers.get(name, -np.inf) for name in node.output)) for node in nodes}
+    return sorted(score, key=lambda name: (-score[name], -own[name]))

@@ -41,7 +41,9 @@ def sparsity_table(report: SparsityReport, *, out: Console) -> None:
         report: From `trtsparse.validate`.
         out: Where to print.
     """
-    table = Table(title=f"{report.model}: {report.pattern} sparsity, {report.precision} values", title_justify="left")
+    table = Table(
+        title=escape(f"{report.model}: {report.pattern} sparsity, {report.precision} values"), title_justify="left"
+    )
     for column in (
         "node",
         "op",
@@ -69,7 +71,7 @@ def prune_table(result: PruneResult, *, out: Console) -> None:
         result: From `trtsparse.prune`.
         out: Where to print.
     """
-    table = Table(title=f"{result.model.name}: pruned to {result.pattern}", title_justify="left")
+    table = Table(title=escape(f"{result.model.name}: pruned to {result.pattern}"), title_justify="left")
     for column in ("weight", "used by", "axis", "parameters", "set to zero"):
         table.add_column(column, overflow="fold")
     for tensor in result.tensors:
@@ -81,6 +83,9 @@ def prune_table(result: PruneResult, *, out: Console) -> None:
             f"{tensor.zeroed:,}" if tensor.zeroed else "0 (was compliant)",
         )
     out.print(table)
+    for tensor in result.tensors:
+        if tensor.also_read_by and tensor.zeroed:
+            out.print(f"note: {escape(tensor.tensor)} is also read by {escape(', '.join(tensor.also_read_by))}")
     for name, reason in result.skipped:
         out.print(f"left alone: {escape(name)}: {escape(reason)}")
     out.print(f"{len(result.tensors)} tensors, {result.zeroed:,} weights set to zero")

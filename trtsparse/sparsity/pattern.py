@@ -378,6 +378,10 @@ def _in_parallel(work: Callable[[list[_Chunk]], _Result], chunks: list[_Chunk], 
     return list(_pool().map(work, [chunks[start : start + share] for start in range(0, len(chunks), share)]))
 
 
+if hasattr(os, "register_at_fork"):  # threads do not survive a fork
+    os.register_at_fork(after_in_child=_pool.cache_clear)
+
+
 class _Counter:
     """Counts violating groups chunk by chunk, in scratch memory that stays in the cache.
 
@@ -388,7 +392,7 @@ class _Counter:
     """
 
     def __init__(self, elements: _Elements, pattern: Pattern, chunk: np.ndarray) -> None:
-        chunk_size, inner = chunk.size, chunk.shape[2]
+        chunk_size = chunk.size
         self.violating = 0
         self.nonzero = 0
         self.first: tuple[int, int] | None = None
@@ -398,10 +402,7 @@ class _Counter:
         self._nonzero = np.empty(chunk_size, np.bool_)
         self._sums = np.empty(chunk_size, np.uint8)
         self._limits = np.empty(0, np.uint8)
-        if 1 < inner < _INNER_SHORT or (inner == 1 and pattern.m != 4):
-            period = np.full((pattern.m, inner), 255, np.uint8)  # no sum of m booleans is larger
-            period[0] = pattern.n
-            self._limits = np.resize(period, chunk_size)
+        self._limits_inner = 0
 
     def add(self, chunk: np.ndarray, row: int, column: int) -> None:
         """Count one chunk ``(rows, m, inner)`` that begins at this row and inner column."""
@@ -449,8 +450,13 @@ class _Counter:
         else:
             for element in range(2, m):
                 np.add(sums[:valid], flat[element * inner : element * inner + valid], out=sums[:valid])
-        np.greater(sums, self._limits[: flat.size], out=sums.view(np.bool_))
-        return sums.view(np.bool_)
+        if inner != self._limits_inner:  # the last piece of a long row is narrower than the others
+            period = np.full((m, inner), 255, np.uint8)  # no sum of m booleans is larger
+            period[0] = limit
+            self._limits, self._limits_inner = np.resize(period, self._sums.size), inner
+        violating: np.ndarray = sums.view(np.bool_)
+        np.greater(sums, self._limits[: flat.size], out=violating)
+        return violating
 
 
 def _kept(magnitude: np.ndarray, n: int) -> np.ndarray:

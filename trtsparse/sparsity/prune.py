@@ -17,11 +17,13 @@ from typing import Any
 import onnx
 
 from trtsparse.errors import ConfigError, ModelError, PatternError, PruneError
+from trtsparse.files.check import all_nodes
 from trtsparse.files.model import OnnxModel
 from trtsparse.files.tensor import TensorRef
 from trtsparse.sparsity.pattern import TWO_FOUR, Pattern
+from trtsparse.sparsity.trace import FOLLOWED
 from trtsparse.sparsity.values import count_site, pack_int4, prune_values, unpack_int4
-from trtsparse.sparsity.weights import WeightSite, find_sites
+from trtsparse.sparsity.weights import WEIGHT_INPUTS, WeightSite, find_sites
 
 __all__ = ["PruneResult", "PrunedTensor", "prune"]
 
@@ -38,6 +40,8 @@ class PrunedTensor:
         axes: The reduction axes along which the pattern now holds.
         parameters: Elements.
         zeroed: Elements that were not zero and now are; 0 for a tensor that was compliant and stays untouched.
+        also_read_by: Other nodes that read the same tensor, such as the Gather of a tied embedding: they see the
+            zeros too.
     """
 
     tensor: str
@@ -45,6 +49,7 @@ class PrunedTensor:
     axes: tuple[int, ...]
     parameters: int
     zeroed: int
+    also_read_by: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,8 @@ class PruneResult:
             "pattern": self.pattern,
             "zeroed": self.zeroed,
             "tensors": [
-                {**vars(tensor), "nodes": list(tensor.nodes), "axes": list(tensor.axes)} for tensor in self.tensors
+                {name: list(value) if isinstance(value, tuple) else value for name, value in vars(tensor).items()}
+                for tensor in self.tensors
             ],
             "skipped": [{"tensor": name, "reason": reason} for name, reason in self.skipped],
         }
@@ -251,7 +257,18 @@ def _prune_tensor(model: OnnxModel, uses: Sequence[WeightSite], pattern: Pattern
             raise PruneError(
                 error.what, where=f"{first.tensor!r}", got=error.got, fix=f"exclude it: exclude=[{first.tensor!r}]"
             ) from error
-    return PrunedTensor(first.tensor, tuple(site.node for site in uses), axes, ref.size, zeroed)
+    nodes = tuple(site.node for site in uses)
+    return PrunedTensor(first.tensor, nodes, axes, ref.size, zeroed, _other_readers(model, first.tensor, nodes))
+
+
+def _other_readers(model: OnnxModel, tensor: str, known: Sequence[str]) -> tuple[str, ...]:
+    """Nodes that read a tensor for something else than a matrix product, as "Gather 'embedding'"."""
+    readers = (node for node in all_nodes(model.proto) if tensor in node.input and node.op_type not in FOLLOWED)
+    return tuple(
+        f"{node.op_type} {(node.name or node.output[0])!r}"
+        for node in readers
+        if node.name not in known and node.op_type not in WEIGHT_INPUTS
+    )
 
 
 def _edit(model: OnnxModel, ref: TensorRef, site: WeightSite, axes: tuple[int, ...], pattern: Pattern) -> int:

@@ -14,10 +14,10 @@ import onnx
 
 from trtsparse.files.model import OnnxModel
 
-__all__ = ["Constant", "Quantization", "Scope", "subgraphs", "trace"]
+__all__ = ["FOLLOWED", "Constant", "Quantization", "Scope", "subgraphs", "trace"]
 
 _DOMAINS = {"", "ai.onnx", "com.microsoft"}
-_FOLLOWED = {
+FOLLOWED = {
     "Identity", "Cast", "CastLike", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "QuantizeLinear",
     "DequantizeLinear",
 }  # fmt: skip
@@ -138,7 +138,7 @@ def trace(model: OnnxModel, scope: Scope, name: str) -> Constant | str:
             if tensor is None:
                 return f"constant {name!r} is not stored as a tensor"
             return _forward(model, tensor, name, chain)
-        if node.op_type not in _FOLLOWED or node.domain not in _DOMAINS or not node.input:
+        if node.op_type not in FOLLOWED or node.domain not in _DOMAINS or not node.input:
             return f"not constant: computed by {node.op_type} {node.name or name!r}"
         chain.append((node, scope))
         name = node.input[0]

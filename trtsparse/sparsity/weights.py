@@ -20,7 +20,7 @@ from trtsparse.files.tensor import TensorRef, dtype_name
 from trtsparse.sparsity.pattern import TWO_FOUR, Pattern
 from trtsparse.sparsity.trace import Constant, Quantization, Scope, subgraphs, trace
 
-__all__ = ["WeightSite", "find_sites"]
+__all__ = ["WEIGHT_INPUTS", "WeightSite", "find_sites"]
 
 _NO_SPARSE_KERNEL = {
     "ConvTranspose": "ConvTranspose: TensorRT is not known to use sparse kernels for it",
@@ -32,7 +32,7 @@ _NO_SPARSE_KERNEL = {
     "GRU": "GRU: TensorRT has no sparse kernels for recurrent layers",
     "RNN": "RNN: TensorRT has no sparse kernels for recurrent layers",
 }
-_WEIGHT_INPUTS = {
+WEIGHT_INPUTS = {
     "Conv": (1,), "ConvTranspose": (1,), "ConvInteger": (1,), "QLinearConv": (3,),
     "Gemm": (0, 1), "MatMul": (0, 1), "MatMulInteger": (0, 1), "QLinearMatMul": (0, 3),
     "LSTM": (1, 2), "GRU": (1, 2), "RNN": (1, 2),
@@ -178,7 +178,7 @@ def _copy_with_inputs(proto: onnx.ModelProto, shapes: Mapping[str, tuple[int, ..
 
 def _walk(model: OnnxModel, scope: Scope, pattern: Pattern) -> Iterator[WeightSite]:
     for position, node in enumerate(scope.graph.node):
-        if node.op_type in _WEIGHT_INPUTS and node.domain in ("", "ai.onnx"):
+        if node.op_type in WEIGHT_INPUTS and node.domain in ("", "ai.onnx"):
             yield from _node_sites(model, scope, node, node.name or f"{node.op_type}_{position}", pattern)
         for graph in subgraphs(node):
             yield from _walk(model, Scope(graph, scope), pattern)
@@ -188,7 +188,7 @@ def _node_sites(
     model: OnnxModel, scope: Scope, node: onnx.NodeProto, name: str, pattern: Pattern
 ) -> Iterator[WeightSite]:
     """The node's sites: its constant operands, or its second operand when none is constant."""
-    inputs = [node.input[i] for i in _WEIGHT_INPUTS[node.op_type] if i < len(node.input) and node.input[i]]
+    inputs = [node.input[i] for i in WEIGHT_INPUTS[node.op_type] if i < len(node.input) and node.input[i]]
     traced = [(value, trace(model, scope, value)) for value in inputs]
     constants = [(value, found) for value, found in traced if isinstance(found, Constant)]
     macs = _macs(node, scope, constants[-1] if constants else None)

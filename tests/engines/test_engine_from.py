@@ -1,0 +1,72 @@
+import sys
+
+import pytest
+from onnx import parser
+
+from trtsparse.engines import engine_from
+from trtsparse.errors import ConfigError, DeviceError, MissingDependencyError, ModelError, PlanError
+
+MODEL = parser.parse_model('<ir_version: 8, opset_import: ["": 17]> g (float[2] x) => (float[2] y) { y = Add(x, x) }')
+PLANS = {
+    "TensorRT-RTX 1.7.1.116": b"vtrt" + bytes(12) + (28).to_bytes(8, "little") + bytes([1, 7, 1, 116]),
+    "TensorRT 10.13.3.9": b"ftrt" + bytes(20) + bytes([10, 13, 3, 9]),
+}
+
+
+def test_an_onnx_model_goes_to_onnx_runtime(tmp_path):
+    (tmp_path / "m.onnx").write_bytes(MODEL.SerializeToString())
+    for source in (MODEL, MODEL.SerializeToString(), tmp_path / "m.onnx"):
+        assert engine_from(source).name == "onnxruntime"
+        assert engine_from(source, engine="onnxruntime", threads=1).name == "onnxruntime"
+
+
+@pytest.mark.parametrize("library", PLANS)
+def test_a_plan_says_what_it_needs(library, tmp_path):
+    path = tmp_path / "m.plan"
+    path.write_bytes(PLANS[library])
+    with pytest.raises(DeviceError) as caught:
+        engine_from(path)
+    assert str(caught.value) == (
+        "a plan is executed by the library that built it, on an NVIDIA GPU\n"
+        f"  where: {path}\n"
+        "  got: no engine for plans here\n"
+        f"  expected: {library} and a GPU that the plan was built for\n"
+        "  to fix: run the ONNX model that the plan was built from on the CPU"
+    )
+    assert caught.value.exit_code == 3
+
+
+def test_onnx_runtime_cannot_execute_a_plan():
+    with pytest.raises(ConfigError) as caught:
+        engine_from(PLANS["TensorRT-RTX 1.7.1.116"], engine="onnxruntime")
+    assert str(caught.value) == (
+        "ONNX Runtime cannot execute a plan\n"
+        "  where: engine\n"
+        "  got: a plan of TensorRT-RTX 1.7.1.116\n"
+        "  expected: an ONNX model\n"
+        "  to fix: give the ONNX model that the plan was built from"
+    )
+
+
+def test_a_truncated_plan_is_a_bad_plan():
+    with pytest.raises(PlanError):
+        engine_from(PLANS["TensorRT 10.13.3.9"][:12])
+
+
+def test_garbage_is_no_model():
+    with pytest.raises(ModelError):
+        engine_from(b"garbage")
+
+
+def test_an_unknown_engine_is_refused():
+    with pytest.raises(ConfigError) as caught:
+        engine_from(MODEL, engine="tensorflow")
+    assert str(caught.value) == (
+        "no such engine\n  where: engine\n  got: 'tensorflow'\n  expected: auto, onnxruntime"
+    )
+
+
+def test_a_missing_onnx_runtime_is_told(monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(MissingDependencyError, match="trtsparse\\[cpu\\]"):
+        engine_from(MODEL)

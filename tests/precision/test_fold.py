@@ -1,0 +1,105 @@
+import numpy as np
+import onnx
+import pytest
+from onnx import parser
+
+import models
+from trtsparse.errors import EngineError, ModelError
+from trtsparse.files.model import OnnxModel
+from trtsparse.precision.compare import compare_models
+from trtsparse.precision.feeds import random_feeds
+from trtsparse.precision.fold import OPSET, fold
+
+
+def conv_and_norm(build, *, variance=1.0):
+    ones = np.ones(8, np.float32)
+    return build(
+        [
+            ("Conv", "", ["x", "w"], ["a"], {}),
+            ("BatchNormalization", "", ["a", "s", "b", "m", "v"], ["y"], {}),
+        ],
+        inputs={"x": [1, 4, 5, 5]},
+        outputs={"y": [1, 8, 5, 5]},
+        weights={
+            "w": np.random.default_rng(0).normal(size=(8, 4, 1, 1)).astype(np.float32),
+            **dict.fromkeys("sbm", ones),
+            "v": ones * np.float32(variance),
+        },
+    )
+
+
+def test_normalization_is_fused_and_the_outputs_stay_the_same(build):
+    model = conv_and_norm(build, variance=9.8e7)
+    folded = fold(OnnxModel.open(model))
+    assert [(node.op_type, node.name) for node in folded.proto.graph.node] == [("Conv", "Conv_0")]
+    assert compare_models(model, folded, feeds=random_feeds(model)).error < 1e-5
+
+
+def test_only_the_opsets_in_use_are_imported(build):
+    folded = fold(OnnxModel.open(conv_and_norm(build)))
+    assert [(opset.domain, opset.version) for opset in folded.proto.opset_import] == [("", 17)]
+
+
+def test_weights_that_are_inputs_become_constants(build):
+    model = conv_and_norm(build)
+    model.ir_version = 3
+    for tensor in model.graph.initializer:
+        model.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, 1, tensor.dims))
+    folded = fold(OnnxModel.open(model))
+    assert [value.name for value in folded.proto.graph.input] == ["x"]
+    assert len(folded.proto.graph.node) == 1
+
+
+def test_functions_are_inlined():
+    model = parser.parse_model("""
+        <ir_version: 8, opset_import: ["": 17, "local": 1]> g (float[2] x) => (float[2] y) { y = local.twice(x) }
+        <opset_import: ["": 17], domain: "local"> twice (a) => (b) { b = Add(a, a) }
+    """)
+    folded = fold(OnnxModel.open(model))
+    assert [node.op_type for node in folded.proto.graph.node] == ["Add"]
+
+
+def test_an_old_opset_is_converted_when_a_newer_one_is_needed():
+    path = models.get("ppocr-rec")
+    folded = fold(OnnxModel.open(path), opset=13)
+    assert [opset.version for opset in folded.proto.opset_import] == [OPSET]
+    assert compare_models(path, folded, feeds=random_feeds(path)).error < 1e-4
+
+
+def test_an_opset_that_cannot_be_converted_is_told(parse, monkeypatch):
+    def refuse(*_):
+        raise RuntimeError("no adapter")
+
+    monkeypatch.setattr("onnx.version_converter.convert_version", refuse)
+    model = parse("g (float[2] x) => (float[2] y) { y = Relu(x) }", opset=7)
+    with pytest.raises(ModelError) as caught:
+        fold(OnnxModel.open(model), opset=13)
+    assert str(caught.value) == (
+        "the model cannot be converted to opset 17\n"
+        "  where: ModelProto\n"
+        "  got: no adapter\n"
+        "  to fix: export it with opset 17"
+    )
+
+
+def test_a_model_with_qdq_is_left_as_it_is(parse):
+    model = parse("""g (float[4] x) => (float[4] y) <float s = {0.1}, int8 z = {0}> {
+        q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) i = Identity(d) y = Relu(i)
+    }""")
+    folded = fold(OnnxModel.open(model))
+    assert [node.name for node in folded.proto.graph.node] == [
+        "QuantizeLinear_0",
+        "DequantizeLinear_1",
+        "Identity_2",
+        "Relu_3",
+    ]
+
+
+def test_what_onnx_runtime_cannot_load_is_told_in_its_words(parse):
+    model = parse("g (float[2] x) => (float[2] y) { y = NoSuchOperator(x) }")
+    with pytest.raises(EngineError) as caught:
+        fold(OnnxModel.open(model))
+    assert str(caught.value).startswith(
+        "ONNX Runtime does not load the model\n  where: ModelProto\n  got: [ONNXRuntime"
+    )
+    assert "NoSuchOperator" in str(caught.value)

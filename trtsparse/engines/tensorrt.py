@@ -1,0 +1,396 @@
+"""TensorRT and TensorRT-RTX: plans on a GPU, through one adapter for all versions.
+
+What differs between versions is asked of the objects themselves: has this engine that attribute.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import types
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trtsparse.build.adapter import find_tensorrt
+from trtsparse.build.capabilities import Capabilities
+from trtsparse.build.logs import Log, collecting
+from trtsparse.build.plan import FLAVOUR_NAMES, PlanHeader, check_matches, read_header
+from trtsparse.engines.device import Allocate, ProfileShapes, Shape
+from trtsparse.errors import DeviceError, EngineError, PlanError, UnsupportedOptionError
+from trtsparse.precision.specs import TensorSpec
+
+__all__ = ["TensorRTContext", "TensorRTEngine"]
+
+_EXTENDED_TYPES = {"BF16": "bfloat16", "FP8": "float8_e4m3fn"}
+
+
+class TensorRTEngine:
+    """A plan loaded by the TensorRT that is installed; see `trtsparse.engines.device.DeviceEngine`.
+
+    The GPU must be current in the calling thread. Contexts share the engine's weights.
+
+    Args:
+        source: A path, or the plan's bytes.
+        device: The number of the GPU that is current.
+
+    Raises:
+        PlanError: Not a plan, truncated, damaged, or of another version or flavour; both versions are named.
+        MissingDependencyError: The TensorRT of the plan's flavour is not installed.
+        DeviceError: There is no GPU, or not one that the plan was built for.
+        EngineError: TensorRT does not load it; the message is its own.
+    """
+
+    def __init__(self, source: str | os.PathLike[str] | bytes, *, device: int = 0) -> None:
+        self._engine: Any = None
+        header = read_header(source)
+        self._trt: Any = find_tensorrt(header.flavour)
+        self.name = header.flavour
+        self.device = device
+        self._where = "bytes" if isinstance(source, (bytes, bytearray, memoryview)) else os.fspath(source)
+        capabilities = Capabilities.of(self._trt)
+        installed = tuple(int(part) for part in capabilities.version.split("."))
+        check_matches(header, header.flavour, installed, where=self._where, compatible=True)
+        self.description = f"{self._where} in {capabilities.name} on GPU {device}"
+        self._load(source, header)
+        names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
+        inputs = [name for name in names if self._engine.get_tensor_mode(name) == self._trt.TensorIOMode.INPUT]
+        self.inputs = tuple(self._spec(name) for name in inputs)
+        self.outputs = tuple(self._spec(name) for name in names if name not in inputs)
+        on_host = self._trt.TensorLocation.HOST
+        self.shape_inputs = frozenset(
+            name
+            for name in inputs
+            if self._engine.is_shape_inference_io(name) and self._engine.get_tensor_location(name) == on_host
+        )
+        self.profiles = tuple(self._profile(i, inputs) for i in range(self._engine.num_optimization_profiles))
+        dynamic = any(isinstance(dim, str) for spec in self.inputs for dim in spec.shape or ())
+        # from TensorRT 10 on contexts share a profile; the flag that asked for it in 8.6 is gone from 11
+        self.exclusive_profiles = dynamic and installed[0] < 10 and header.flavour == "tensorrt"
+        self.can_capture = True
+
+    def _load(self, source: str | os.PathLike[str] | bytes, header: PlanHeader) -> None:
+        data = source if isinstance(source, (bytes, bytearray, memoryview)) else Path(source).read_bytes()
+        with collecting(self._trt) as (logger, log):
+            runtime = self._trt.Runtime(logger)
+            if runtime is not None:
+                if hasattr(runtime, "engine_host_code_allowed"):
+                    runtime.engine_host_code_allowed = False  # a plan is data; code in it stays unexecuted
+                self._engine = runtime.deserialize_cuda_engine(data)
+        self._runtime = runtime  # the engine needs it as long as it lives
+        if self._engine is None:
+            raise _load_error(self._where, header, log)
+
+    def _spec(self, name: str) -> TensorSpec:
+        kind = self._engine.get_tensor_dtype(name)
+        extended = _EXTENDED_TYPES.get(kind.name)
+        if extended:
+            import ml_dtypes
+
+            dtype = np.dtype(getattr(ml_dtypes, extended))
+        else:
+            try:
+                dtype = np.dtype(self._trt.nptype(kind))
+            except TypeError as error:
+                raise EngineError(
+                    "an input or output has a type that numpy lacks", where=f"{name!r}", got=kind.name
+                ) from error
+        shape = tuple(self._engine.get_tensor_shape(name))
+        return TensorSpec(name, dtype, tuple("?" if size < 0 else int(size) for size in shape))
+
+    def _profile(self, index: int, inputs: list[str]) -> ProfileShapes:
+        ranges = {}
+        for name in inputs:
+            if name in self.shape_inputs:
+                shape = tuple(int(size) for size in self._engine.get_tensor_shape(name))
+                ranges[name] = (shape, shape, shape)
+                continue
+            low, usual, high = (
+                tuple(int(size) for size in shape) for shape in self._engine.get_tensor_profile_shape(name, index)
+            )
+            ranges[name] = (low, usual, high)
+        return ranges
+
+    @property
+    def scratch_attributes(self) -> tuple[str, ...]:
+        """How this version may call the bytes of intermediate results, newest first."""
+        return ("device_memory_size_v2", "device_memory_size")
+
+    def scratch_nbytes(self, profile: int) -> int:
+        """Bytes of intermediate results of one execution."""
+        for name in ("get_device_memory_size_for_profile_v2", "get_device_memory_size_for_profile"):
+            method = getattr(self._engine, name, None)
+            if method is not None:
+                return int(method(profile))
+        return int(
+            next(getattr(self._engine, name) for name in self.scratch_attributes if hasattr(self._engine, name))
+        )
+
+    def create_context(self, *, profile: int, stream: int, own_scratch: bool) -> TensorRTContext:
+        """A context for one profile; see `trtsparse.engines.device.DeviceEngine`."""
+        if self._engine is None:
+            raise EngineError("the engine is closed", where=self._where)
+        context = self._engine.create_execution_context() if own_scratch else self._create_without_memory()
+        if context is None:
+            raise EngineError(
+                "TensorRT made no execution context",
+                where=self._where,
+                got=f"{self.scratch_nbytes(profile):,} bytes of intermediate results are needed",
+                fix="free memory of the GPU, use fewer contexts, or scratch='shared'",
+            )
+        return TensorRTContext(self._trt, self, context, profile=profile, stream=stream)
+
+    def _create_without_memory(self) -> Any:
+        if hasattr(self._engine, "create_execution_context_without_device_memory"):
+            return self._engine.create_execution_context_without_device_memory()
+        return self._engine.create_execution_context(self._trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+
+    def set_weights_budget(self, nbytes: int) -> None:
+        """Keep only so much of the weights on the GPU; before any context is made.
+
+        Args:
+            nbytes: The rest is copied from host memory whenever it is needed.
+
+        Raises:
+            UnsupportedOptionError: This version, or this plan, cannot stream its weights.
+            EngineError: TensorRT does not take the budget.
+        """
+        name = next(
+            (n for n in ("weight_streaming_budget_v2", "weight_streaming_budget") if hasattr(self._engine, n)), ""
+        )
+        if not name:
+            raise UnsupportedOptionError(
+                "weights cannot be streamed in this version",
+                where="weights_nbytes",
+                got=self.description,
+                expected="TensorRT 10.0 or later, TensorRT-RTX",
+            )
+        if not self._engine.streamable_weights_size:
+            raise UnsupportedOptionError(
+                "the plan was built without weight streaming",
+                where="weights_nbytes",
+                got=self._where,
+                fix="build it with the flag WEIGHT_STREAMING",
+            )
+        setattr(self._engine, name, nbytes)
+        if getattr(self._engine, name) != nbytes:
+            raise EngineError(
+                "TensorRT did not take the budget of weights", where="weights_nbytes", got=f"{nbytes:,}"
+            )
+
+    @property
+    def raw(self) -> Any:
+        """TensorRT's own ICudaEngine."""
+        return self._engine
+
+    def close(self) -> None:
+        """Free the engine, whose contexts are closed. Closing twice is harmless."""
+        self._engine = None
+        self._runtime = None
+
+
+class TensorRTContext:
+    """See `trtsparse.engines.device.DeviceContext`. Every result of TensorRT is checked.
+
+    Args:
+        trt: The module.
+        engine: Kept alive.
+        context: TensorRT's own.
+        profile: To be used.
+        stream: Where the profile is set.
+
+    Raises:
+        EngineError: The profile is not available.
+    """
+
+    def __init__(self, trt: Any, engine: TensorRTEngine, context: Any, *, profile: int, stream: int) -> None:
+        self._engine = engine
+        self._context = context
+        self._trt = trt
+        self._recorder = _recorder(trt)
+        self._context.error_recorder = self._recorder  # texts of this context alone, whatever other threads do
+        self._allocators: dict[str, Any] = {}
+        self._values: Mapping[str, np.ndarray] = {}
+        self._outputs = [spec.name for spec in engine.outputs]
+        if profile or len(engine.profiles) > 1:
+            self._require(
+                self._context.set_optimization_profile_async(profile, stream), "set the profile", str(profile)
+            )
+
+    def _require(self, done: Any, what: str, where: str) -> None:
+        if done:
+            return
+        reasons = self._recorder.take()
+        raise EngineError(
+            f"TensorRT did not {what}",
+            where=f"{where}, {self._engine.description}",
+            got="; ".join(reasons) or "no reason given",
+        )
+
+    def set_inputs(self, shapes: Mapping[str, Shape], values: Mapping[str, np.ndarray]) -> dict[str, Shape]:
+        """Set shapes and shape values; see `trtsparse.engines.device.DeviceContext`."""
+        self._values = values  # read when the execution is enqueued
+        for name, value in values.items():
+            self._require(self._context.set_tensor_address(name, value.ctypes.data), "take the values of", repr(name))
+        for name, shape in shapes.items():
+            if name not in values:
+                self._require(self._context.set_input_shape(name, shape), f"take the shape {shape} of", repr(name))
+        missing = self._context.infer_shapes()
+        self._require(not missing, "infer the output shapes", ", ".join(map(repr, missing)) or "inputs")
+        return {name: tuple(int(size) for size in self._context.get_tensor_shape(name)) for name in self._outputs}
+
+    def set_address(self, name: str, address: int) -> None:
+        """Bind an input or output to device memory."""
+        if not self._context.set_tensor_address(name, address):
+            self._require(False, "take the address of", repr(name))  # noqa: FBT003
+
+    def set_allocator(self, name: str, allocate: Allocate) -> None:
+        """Have an output's memory allocated when its size is known."""
+        allocator = self._allocators.get(name)
+        if allocator is None:
+            allocator = self._allocators[name] = _output_allocator(self._trt)
+            self._require(self._context.set_output_allocator(name, allocator), "take an allocator for", repr(name))
+        allocator.prepare(allocate)
+
+    def allocated_shape(self, name: str) -> Shape:
+        """The shape of an output with an allocator, after the execution has finished."""
+        allocator = self._allocators[name]
+        if allocator.failure is not None:
+            raise EngineError("an output's memory could not be allocated", where=repr(name)) from allocator.failure
+        if allocator.shape is None:
+            raise EngineError("TensorRT did not tell the shape of an output", where=repr(name))
+        shape: Shape = allocator.shape
+        return shape
+
+    def set_scratch(self, address: int, nbytes: int) -> None:
+        """Give the memory for intermediate results."""
+        if hasattr(self._context, "set_device_memory"):
+            self._context.set_device_memory(address, nbytes)
+        else:
+            self._context.device_memory = address
+
+    def execute(self, stream: int) -> None:
+        """Enqueue one execution; see `trtsparse.engines.device.DeviceContext`."""
+        if self._context.execute_async_v3(stream):
+            return
+        reasons = self._recorder.take()
+        failed = next((a.failure for a in self._allocators.values() if a.failure is not None), None)
+        raise EngineError(
+            "TensorRT refused to execute", where=self._engine.description, got="; ".join(reasons) or "no reason given"
+        ) from failed
+
+    def close(self) -> None:
+        """Free the context, whose work has finished."""
+        self._context = None
+        self._allocators.clear()
+
+
+_classes: dict[tuple[types.ModuleType, str], type] = {}
+
+
+def _once(trt: Any, name: str, make: Callable[[Any], type]) -> Any:
+    """An instance of a class whose base is one of the module's; the class is made once a module."""
+    if (trt, name) not in _classes:
+        _classes[trt, name] = make(trt)
+    return _classes[trt, name]()
+
+
+def _recorder(trt: Any) -> Any:
+    return _once(trt, "recorder", _make_recorder)
+
+
+def _make_recorder(trt: Any) -> type:
+    class Recorder(trt.IErrorRecorder):  # type: ignore[misc]
+        """Keeps what one context complains about."""
+
+        def __init__(self) -> None:
+            trt.IErrorRecorder.__init__(self)
+            self.errors: list[tuple[Any, str]] = []
+
+        def take(self) -> list[str]:
+            errors, self.errors = self.errors, []
+            return list(dict.fromkeys(text for _, text in errors))
+
+        def clear(self) -> None:
+            self.errors = []
+
+        def num_errors(self) -> int:
+            return len(self.errors)
+
+        def get_error_code(self, index: int) -> Any:
+            return self.errors[index][0]
+
+        def get_error_desc(self, index: int) -> str:
+            return self.errors[index][1]
+
+        def has_overflowed(self) -> bool:
+            return False
+
+        def report_error(self, code: Any, text: str) -> bool:
+            self.errors.append((code, text))
+            return False
+
+    return Recorder
+
+
+def _output_allocator(trt: Any) -> Any:
+    return _once(trt, "allocator", _make_allocator)
+
+
+def _make_allocator(trt: Any) -> type:
+    class Allocator(trt.IOutputAllocator):  # type: ignore[misc]
+        """Asks the runtime for memory; an exception must not cross TensorRT, so it is kept."""
+
+        def __init__(self) -> None:
+            trt.IOutputAllocator.__init__(self)
+            self.prepare(None)
+
+        def prepare(self, allocate: Allocate | None) -> None:
+            self.allocate, self.shape, self.failure = allocate, None, None
+
+        def reallocate_output(self, name: str, _memory: Any, size: int, _alignment: int) -> int:
+            try:
+                return int(self.allocate(name, max(int(size), 1)))
+            except Exception as error:  # noqa: BLE001 - told to the caller of `execute` or `allocated_shape`
+                self.failure = error
+                return 0
+
+        def reallocate_output_async(self, name: str, memory: Any, size: int, alignment: int, _stream: Any) -> int:
+            return self.reallocate_output(name, memory, size, alignment)
+
+        def notify_shape(self, _name: str, shape: Any) -> None:
+            self.shape = tuple(int(n) for n in shape)
+
+    return Allocator
+
+
+def _load_error(where: str, header: PlanHeader, log: Log) -> DeviceError | EngineError | PlanError:
+    said = "; ".join(log.errors) or "no reason given"
+    if not _has_gpu():
+        return DeviceError(
+            "a plan is executed by the library that built it, on an NVIDIA GPU",
+            where=where,
+            got="no GPU that CUDA can use",
+            expected=f"{header} and a GPU that the plan was built for",
+            fix="run the ONNX model that the plan was built from on the CPU",
+        )
+    if "erializ" in said and "ersion" not in said:
+        return PlanError("the plan is damaged", where=where, got=said, fix="copy the file again, or build it again")
+    return EngineError(
+        f"{FLAVOUR_NAMES[header.flavour]} did not load the plan",
+        where=where,
+        got=said,
+        fix="build the model again on this GPU",
+    )
+
+
+def _has_gpu() -> bool:
+    """Asked of the driver itself: no CUDA binding need be installed to load a plan."""
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+    except OSError:
+        return False
+    count = ctypes.c_int()
+    return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0

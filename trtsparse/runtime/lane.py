@@ -1,0 +1,407 @@
+"""One execution context with what belongs to it: a stream, buffers, graphs. One request at a time."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from trtsparse.engines.device import DeviceContext, DeviceEngine, Shape
+from trtsparse.errors import ConfigError, CudaError, EngineError
+from trtsparse.runtime.arrays import Foreign
+from trtsparse.runtime.cuda import Cuda
+from trtsparse.runtime.feeds import Key
+from trtsparse.runtime.graphs import GraphCache
+from trtsparse.runtime.memory import Block, Pool, host_view, pinned_address
+from trtsparse.runtime.options import SessionOptions
+
+__all__ = ["ALIGNMENT", "Lane", "Resources", "SharedScratch"]
+
+ALIGNMENT = 256
+_HELD_LIMIT = 64
+Copy = tuple[int, int, int]
+"""Target, source, bytes."""
+
+
+class SharedScratch:
+    """Memory for intermediate results that all contexts use, one execution after another.
+
+    Args:
+        cuda: The device.
+        block: The memory.
+    """
+
+    def __init__(self, cuda: Cuda, block: Block) -> None:
+        self.block = block
+        self.lock = threading.Lock()
+        self.event = cuda.create_event()
+
+
+@dataclass
+class Resources:
+    """What the lanes of one session share."""
+
+    engine: DeviceEngine
+    cuda: Cuda
+    options: SessionOptions
+    device_pool: Pool
+    pinned_pool: Pool
+    graphs: bool
+    on_capture_failure: Callable[[Exception], None]
+    scratch: SharedScratch | None = None
+
+
+class _Buffer:
+    """Device memory of one input or output, and pinned memory beside it; both grow when a shape needs more."""
+
+    def __init__(self, name: str, dtype: np.dtype[Any], *, exact: bool) -> None:
+        self.name, self.dtype, self._exact = name, dtype, exact
+        self.device: Block | None = None
+        self.pinned: Block | None = None
+        self._view: np.ndarray | None = None
+
+    def device_address(self, lane: Lane, nbytes: int) -> int:
+        block = self.device
+        if block is None or block.nbytes < nbytes:
+            lane.settle()
+            if block is not None:
+                lane.forget_graphs()
+                block.release()
+            block = self.device = lane.resources.device_pool.take(nbytes, exact=self._exact)
+        return block.address
+
+    def pinned_view(self, lane: Lane, shape: Shape) -> np.ndarray:
+        view = self._view
+        if view is not None and view.shape == shape:
+            return view
+        nbytes = math.prod(shape) * self.dtype.itemsize
+        block = self.pinned
+        if block is None or block.nbytes < nbytes:
+            lane.settle()
+            if block is not None:
+                lane.forget_graphs()
+                block.release()
+            block = self.pinned = lane.resources.pinned_pool.take(nbytes, exact=self._exact)
+        self._view = host_view(block.address, shape, self.dtype)
+        return self._view
+
+    def release(self) -> None:
+        self._view = None
+        for block in (self.device, self.pinned):
+            if block is not None:
+                block.release()
+
+
+class Lane:
+    """See the module. The device must be current in the calling thread.
+
+    Args:
+        resources: Of the session.
+        profile: For the context.
+
+    Raises:
+        EngineError: The library makes no context.
+        CudaError: CUDA has no memory, or another failure.
+    """
+
+    def __init__(self, resources: Resources, profile: int) -> None:
+        self.resources = resources
+        self.profile = profile
+        self.stream = self.done = self._fence = 0
+        self.context: DeviceContext | None = None
+        self._scratch: Block | None = None
+        self._busy_on: int | None = None
+        self._held: list[Any] = []
+        self._key: Key | None = None
+        self._layouts: dict[Key, tuple[Shape, ...]] = {}
+        self._bound: dict[str, int] = {}
+        engine, cuda = resources.engine, resources.cuda
+        self.graphs = GraphCache(cuda, resources.options.graph_limit)
+        self.inputs = [_buffer(spec) for spec in engine.inputs]
+        self.outputs = [_buffer(spec) for spec in engine.outputs]
+        try:
+            self.stream = cuda.create_stream()
+            self.done, self._fence = cuda.create_event(), cuda.create_event()
+            self._make_context()
+        except BaseException:
+            self.close()
+            raise
+
+    def _make_context(self) -> None:
+        resources, kind = self.resources, self.resources.options.scratch
+        self.context = resources.engine.create_context(
+            profile=self.profile, stream=self.stream, own_scratch=kind == "context"
+        )
+        if kind == "pool":
+            self._scratch = resources.device_pool.take(resources.engine.scratch_nbytes(self.profile), exact=True)
+        scratch = self._scratch or (resources.scratch and resources.scratch.block)
+        if scratch:
+            self.context.set_scratch(scratch.address, scratch.nbytes)
+
+    # -- shapes -----------------------------------------------------------------------------------------------------
+
+    def layout(self, key: Key, arrays: list[Any]) -> tuple[Shape, ...]:
+        """Shapes of the outputs, in order; -1 where only the data decides."""
+        found = self._layouts.get(key)
+        if found is None:
+            self._set_key(key, arrays)
+            found = self._layouts[key]
+        return found
+
+    def _set_key(self, key: Key, arrays: list[Any]) -> None:
+        engine, context = self.resources.engine, self._alive()
+        shapes, values = {}, {}
+        for spec, array in zip(engine.inputs, arrays, strict=True):
+            if spec.name in engine.shape_inputs:
+                values[spec.name] = np.array(array, order="C")  # the library reads it when it enqueues
+            shapes[spec.name] = array.shape
+        self._key = None
+        outputs = context.set_inputs(shapes, values)
+        if len(self._layouts) > 1024:
+            self._layouts.clear()
+        self._layouts[key] = tuple(outputs[spec.name] for spec in engine.outputs)
+        self._key = key
+
+    def _alive(self) -> DeviceContext:
+        if self.context is None:
+            raise EngineError("the execution context is closed")
+        return self.context
+
+    # -- memory -----------------------------------------------------------------------------------------------------
+
+    def settle(self) -> None:
+        """Wait for what was enqueued on an application's stream: buffers are about to be written, or freed."""
+        if self._busy_on is not None:
+            self.resources.cuda.synchronize_event(self.done)
+            self._busy_on = None
+            self._held.clear()
+
+    def hold(self, owner: Any) -> None:
+        """Keep something alive until the work that uses it has finished."""
+        self._held.append(owner)
+
+    def forget_graphs(self) -> None:
+        """Destroy the graphs: an address in them is about to change. Nothing executes."""
+        self.graphs.clear()
+
+    def begin(self, stream: int) -> None:
+        """A request is about to be enqueued on a stream."""
+        if self._busy_on is None:
+            return
+        if self.resources.cuda.event_done(self.done) or len(self._held) > _HELD_LIMIT:
+            self.settle()
+        elif stream != self._busy_on:
+            self.resources.cuda.wait(stream, self.done)
+
+    def input_copy(self, index: int, array: Any, stream: int) -> tuple[int, Copy | None, bool]:
+        """Where an input lies, or will lie.
+
+        Returns:
+            Its device address, the copy to make before (None: used in place), and whether that copy stays on the GPU.
+        """
+        if type(array) is Foreign:
+            return self._foreign_input(index, array, stream)
+        buffer = self.inputs[index]
+        nbytes = array.nbytes
+        target = buffer.device_address(self, nbytes)
+        if not nbytes:
+            return target, None, False
+        source = pinned_address(array) if array.base is not None else None
+        if source is None:
+            self.settle()
+            view = buffer.pinned_view(self, array.shape)
+            np.copyto(view, array)
+            source = buffer.pinned.address  # type: ignore[union-attr]  # the view lies in it
+        else:
+            self._held.append(array)
+        return target, (target, source, nbytes), False
+
+    def _foreign_input(self, index: int, array: Foreign, stream: int) -> tuple[int, Copy | None, bool]:
+        resources = self.resources
+        unfit = unfit_reason(array, resources.cuda.device)
+        if unfit is not None:
+            array = self._fitting(array, unfit, self.inputs[index].name)
+        self.after(array.stream, stream)
+        self._held.append(array.owner)
+        nbytes = math.prod(array.shape) * array.dtype.itemsize
+        if unfit is None or not nbytes:
+            return array.address or self.inputs[index].device_address(self, nbytes), None, False
+        target = self.inputs[index].device_address(self, nbytes)
+        return target, (target, array.address, nbytes), True
+
+    def _fitting(self, array: Foreign, unfit: str, name: str) -> Foreign:
+        if self.resources.options.unfit == "refuse":
+            raise ConfigError(
+                "an array cannot be used in place",
+                where=f"{name!r}, unfit='refuse'",
+                got=unfit,
+                expected=f"contiguous, on GPU {self.resources.cuda.device}, at a multiple of {ALIGNMENT} bytes",
+                fix="allow copies with unfit='copy'",
+            )
+        if array.contiguous:
+            return array
+        if not hasattr(array.owner, "contiguous"):
+            raise ConfigError(
+                "an array on the GPU is not contiguous",
+                where=repr(name),
+                got=type(array.owner).__name__,
+                fix="make it contiguous before",
+            )
+        flat = array.owner.contiguous()  # on the producer's stream, as PyTorch does everything
+        return array._replace(address=flat.data_ptr(), contiguous=True, owner=(flat, array.owner))
+
+    def after(self, producer: int | None, stream: int) -> None:
+        """A stream goes on after what its producer has enqueued so far."""
+        if producer is not None and producer != stream:
+            self.resources.cuda.record(self._fence, producer)
+            self.resources.cuda.wait(stream, self._fence)
+
+    def bind(self, name: str, address: int) -> None:
+        """Tell the context an address, unless it knows it."""
+        if self._bound.get(name) != address:
+            self._alive().set_address(name, address)
+            self._bound[name] = address
+
+    # -- execution --------------------------------------------------------------------------------------------------
+
+    def enqueue(
+        self,
+        key: Key,
+        arrays: list[Any],
+        addresses: tuple[int, ...],
+        copies: tuple[tuple[Copy, ...], tuple[Copy, ...]],
+        stream: int,
+        *,
+        capture: bool,
+    ) -> None:
+        """Copies in, execution, copies out, on a stream; by a graph where there is one.
+
+        Args:
+            key: Of the inputs.
+            arrays: The inputs.
+            addresses: Of inputs and outputs, in order; 0 for outputs that are allocated when their size is known.
+            copies: From pinned memory to the device before, and back after.
+            stream: Where.
+            capture: A graph may be used and made.
+        """
+        scratch = self.resources.scratch
+        if not (capture and self.resources.graphs):
+            self._execute(key, arrays, addresses, copies, stream)
+            return
+        graph_key = (key, addresses, None if scratch else copies)
+        graph = self.graphs.find(graph_key)
+        if graph is None:
+            self._execute(key, arrays, addresses, copies, stream)
+            if self.graphs.is_due(graph_key):
+                self._capture(graph_key, copies)
+        elif scratch is None:
+            self.resources.cuda.launch(graph, stream)
+        else:
+            self._copy(copies[0], stream, self.resources.cuda.copy_in)
+            with scratch.lock:
+                self.resources.cuda.wait(stream, scratch.event)
+                self.resources.cuda.launch(graph, stream)
+                self.resources.cuda.record(scratch.event, stream)
+            self._copy(copies[1], stream, self.resources.cuda.copy_out)
+
+    def _execute(self, key: Key, arrays: list[Any], addresses: tuple[int, ...], copies: Any, stream: int) -> None:
+        cuda, scratch, context = self.resources.cuda, self.resources.scratch, self._alive()
+        if self._key != key:
+            self._set_key(key, arrays)
+        for buffer, address in zip([*self.inputs, *self.outputs], addresses, strict=True):
+            if address and buffer.name not in self.resources.engine.shape_inputs:
+                self.bind(buffer.name, address)
+        self._copy(copies[0], stream, cuda.copy_in)
+        if scratch is None:
+            context.execute(stream)
+        else:
+            with scratch.lock:
+                cuda.wait(stream, scratch.event)
+                context.execute(stream)
+                cuda.record(scratch.event, stream)
+        self._copy(copies[1], stream, cuda.copy_out)
+
+    def _copy(self, copies: tuple[Copy, ...], stream: int, copy: Callable[[int, int, int, int], None]) -> None:
+        for target, source, nbytes in copies:
+            copy(target, source, nbytes, stream)
+
+    def _capture(self, graph_key: Any, copies: Any) -> None:
+        """Capture what was just enqueued, for the next time. On our own stream: nothing is executed."""
+        cuda, stream, context = self.resources.cuda, self.stream, self._alive()
+
+        def enqueue() -> None:
+            if self.resources.scratch is None:
+                self._copy(copies[0], stream, cuda.copy_in)
+            context.execute(stream)
+            if self.resources.scratch is None:
+                self._copy(copies[1], stream, cuda.copy_out)
+
+        try:
+            if self.graphs.is_full:
+                cuda.synchronize(stream)
+                self.settle()
+                self.graphs.evict()
+            self.graphs.capture(graph_key, stream, enqueue)
+        except (CudaError, EngineError) as error:
+            self.resources.on_capture_failure(error)
+
+    def finish_later(self, stream: int) -> None:
+        """Mark the end of what was enqueued on an application's stream."""
+        self.resources.cuda.record(self.done, stream)
+        self._busy_on = stream
+
+    def finished(self) -> None:
+        """What was enqueued on our own stream has finished, and whatever it waited for."""
+        self._busy_on = None
+        self._held.clear()
+
+    def close(self) -> None:
+        """Wait for the work, then free everything. Failures of a context that is broken are ignored."""
+        cuda = self.resources.cuda
+        for wait in (self.settle, lambda: self.stream and cuda.synchronize(self.stream)):
+            try:
+                wait()
+            except CudaError:  # told to whoever waited for the result
+                self._busy_on = None
+        for free in self._frees():
+            try:
+                free()
+            except CudaError:
+                continue
+        self._held.clear()
+
+    def _frees(self) -> list[Callable[[], Any]]:
+        cuda, frees = self.resources.cuda, [self.forget_graphs]
+        if self.context is not None:
+            frees.append(self.context.close)
+            self.context = None
+        frees += [buffer.release for buffer in [*self.inputs, *self.outputs]]
+        if self._scratch is not None:
+            frees.append(self._scratch.release)
+        handles = (
+            (self.stream, cuda.destroy_stream),
+            (self.done, cuda.destroy_event),
+            (self._fence, cuda.destroy_event),
+        )
+        self.stream = self.done = self._fence = 0
+        return [*frees, *[lambda h=handle, f=free: f(h) for handle, free in handles if handle]]
+
+
+def unfit_reason(array: Foreign, device: int) -> str | None:
+    """Why a device array cannot be used where it is; None if it can."""
+    if array.device != device:
+        return f"an array on GPU {array.device}"
+    if not array.contiguous:
+        return "an array that is not contiguous"
+    if array.address % ALIGNMENT:
+        return f"an array at {array.address:#x}"
+    return None
+
+
+def _buffer(spec: Any) -> _Buffer:
+    fixed = spec.shape is not None and all(isinstance(dim, int) for dim in spec.shape)
+    return _Buffer(spec.name, spec.dtype, exact=fixed)
