@@ -1,5 +1,7 @@
+import subprocess
 import sys
 import types
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +14,17 @@ from trtsparse.errors import ConfigError, MissingDependencyError
 def nothing_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
+
+
+def test_importing_the_builder_imports_no_tensorrt():
+    code = (
+        "import sys, trtsparse.build.builder; print({'tensorrt', 'tensorrt_rtx', 'onnxruntime'} & set(sys.modules))"
+    )
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout == "set()\n"
 
 
 @pytest.mark.parametrize(("version", "name"), [("10.13.3", "tensorrt"), ("rtx-1.7.1", "tensorrt_rtx")])

@@ -25,6 +25,16 @@ def test_random_feeds_have_the_right_names_types_and_shapes():
     assert set(np.unique(feed["ids"])) <= {0, 1}
 
 
+def test_a_random_scalar_is_an_array():
+    scalars = parser.parse_model(HEAD + "g (bool c, int64 n, float x) => (float y) { y = Neg(x) }")
+    assert {name: (array.dtype.name, array.shape) for name, array in random_feeds(scalars)[0].items()} == {
+        "c": ("bool", ()),
+        "n": ("int64", ()),
+        "x": ("float32", ()),
+    }
+    check_feeds(scalars, random_feeds(scalars))
+
+
 def test_equal_seeds_give_equal_arrays_and_feeds_differ():
     first, second = random_feeds(ONE, seed=3, count=2)
     (again,) = random_feeds(ONE, seed=3)
@@ -80,7 +90,7 @@ def test_a_wrong_feed_is_named_by_its_number():
         "  where: feed 1, input 'x'\n"
         "  got: float16\n"
         "  expected: float32\n"
-        "  to fix: array.astype(np.float32)"
+        '  to fix: array.astype("float32")'
     )
 
 

@@ -11,7 +11,9 @@ from trtsparse.files.model import OnnxModel
 from trtsparse.precision.compare import compare_models
 from trtsparse.precision.feeds import random_feeds
 from trtsparse.precision.half import to_half
+from trtsparse.precision.int8 import to_int8
 from trtsparse.precision.ort import runner
+from trtsparse.sparsity.prune import prune
 from trtsparse.sparsity.validate import validate
 
 
@@ -154,6 +156,30 @@ def test_sparse_weights_stay_compliant(convnet):
     for precision in ("fp16", "bf16"):
         after = [site.compliant for site in validate(to_half(convnet, precision=precision).model).sites]
         assert before == after == [True] * 4
+
+
+def test_a_model_above_protobufs_limit_is_converted_with_its_weights_outside(convnet, monkeypatch, tmp_path):
+    monkeypatch.setattr("trtsparse.precision.graph._LARGEST_PROTO", 3000)
+    monkeypatch.setattr("trtsparse.precision.ort._LARGEST_PROTO", 3000)
+    small, feeds = to_half(convnet), random_feeds(convnet)
+    assert set(small.model.files) == {"", "weights.data"}
+    saved = small.model.save(tmp_path / "m.onnx")
+    assert compare_models(convnet, saved, feeds=feeds).error < 5e-3
+    quantized = to_int8(convnet, calibration=feeds)
+    assert compare_models(convnet, quantized.model.save(tmp_path / "q.onnx"), feeds=feeds).error < 0.2
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "int8"])
+def test_a_pruned_real_model_stays_compliant(real, precision):
+    path, feeds = real("magika")
+    pruned = prune(path).model
+    compliant = {site.node for site in validate(pruned).sites if site.compliant}
+    assert compliant
+    kwargs = {"calibration": feeds} if precision == "int8" else {"precision": precision, "feeds": feeds}
+    converted = (to_int8 if precision == "int8" else to_half)(pruned, **kwargs)
+    after = {site.node: site.compliant for site in validate(converted.model).sites}
+    assert [node for node in compliant & after.keys() if not after[node]] == []
+    assert sum(bool(value) for value in after.values()) >= len(compliant)
 
 
 def test_random_inputs_are_mentioned_and_the_report_is_json(convnet):

@@ -93,7 +93,7 @@ def test_a_wrong_data_type_says_how_to_cast():
         "  where: input 'image'\n"
         "  got: float64\n"
         "  expected: float32\n"
-        "  to fix: array.astype(np.float32)"
+        '  to fix: array.astype("float32")'
     )
 
 
@@ -103,7 +103,7 @@ def test_a_list_is_no_array():
         "  where: input 'label'\n"
         "  got: list\n"
         "  expected: int64\n"
-        "  to fix: np.asarray(value, dtype=np.int64)"
+        '  to fix: np.asarray(value, dtype="int64")'
     )
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from trtsparse.errors import PatternError
-from trtsparse.sparsity import pattern as module
+from trtsparse.sparsity import kernels
 from trtsparse.sparsity.pattern import (
     Pattern,
     apply_mask,
@@ -32,8 +32,8 @@ PATTERNS = [Pattern(n, m) for m in (2, 4, 8) for n in range(1, m)] + [Pattern(1,
 def sizes(request, monkeypatch):
     """Run every test a second time with limits so small that all ways through the code are taken."""
     if request.param != "usual sizes":
-        monkeypatch.setattr(module, "_CHUNK", 24)
-        monkeypatch.setattr(module, "_PARALLEL_COST", 1)
+        monkeypatch.setattr(kernels, "CHUNK", 24)
+        monkeypatch.setattr(kernels, "PARALLEL_COST", 1)
 
 
 def numbers(dtype):
@@ -264,7 +264,7 @@ def test_arrays_larger_than_a_piece_are_judged_whole(axis, dtype):
 @pytest.mark.parametrize("extra", [1, 4, 63, 64, 65])
 @pytest.mark.parametrize("pattern", [Pattern(), Pattern(1, 2), Pattern(4, 8)])
 def test_rows_that_end_in_a_narrow_piece_are_judged_to_their_end(extra, pattern):
-    inner = (module._CHUNK // pattern.m) + extra  # cut into columns, the last of them few
+    inner = (kernels.CHUNK // pattern.m) + extra  # cut into columns, the last of them few
     weights = np.random.default_rng(extra).integers(0, 2, (2 * pattern.m, inner)).astype(np.int8)
     nonzero = weights.reshape(2, pattern.m, inner).sum(axis=1)
     violating = np.argwhere(nonzero > pattern.n)
@@ -279,7 +279,7 @@ def test_rows_that_end_in_a_narrow_piece_are_judged_to_their_end(extra, pattern)
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 def test_a_forked_process_judges_large_arrays_too():
-    weights = np.ones((64, 64), np.float32) if module._CHUNK < 64 else np.ones((4096, 2048), np.float32)
+    weights = np.ones((64, 64), np.float32) if kernels.CHUNK < 64 else np.ones((4096, 2048), np.float32)
     expected = count_groups(weights, axis=1).violating
     child = os.fork()
     if not child:  # threads do not survive a fork: waiting for them would never end

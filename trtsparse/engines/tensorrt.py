@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import ctypes
 import os
-import types
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from trtsparse.build.adapter import find_tensorrt
 from trtsparse.build.capabilities import Capabilities
 from trtsparse.build.logs import Log, collecting
 from trtsparse.build.plan import FLAVOUR_NAMES, PlanHeader, check_matches, read_header
+from trtsparse.engines.callbacks import make_allocator, make_recorder
 from trtsparse.engines.device import Allocate, ProfileShapes, Shape
 from trtsparse.errors import DeviceError, EngineError, PlanError, UnsupportedOptionError
 from trtsparse.precision.specs import TensorSpec
@@ -44,7 +45,6 @@ class TensorRTEngine:
     """
 
     def __init__(self, source: str | os.PathLike[str] | bytes, *, device: int = 0) -> None:
-        self._engine: Any = None
         header = read_header(source)
         self._trt: Any = find_tensorrt(header.flavour)
         self.name = header.flavour
@@ -54,7 +54,7 @@ class TensorRTEngine:
         installed = tuple(int(part) for part in capabilities.version.split("."))
         check_matches(header, header.flavour, installed, where=self._where, compatible=True)
         self.description = f"{self._where} in {capabilities.name} on GPU {device}"
-        self._load(source, header)
+        self._engine: Any = self._load(source, header)
         names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
         inputs = [name for name in names if self._engine.get_tensor_mode(name) == self._trt.TensorIOMode.INPUT]
         self.inputs = tuple(self._spec(name) for name in inputs)
@@ -70,18 +70,16 @@ class TensorRTEngine:
         # from TensorRT 10 on contexts share a profile; the flag that asked for it in 8.6 is gone from 11
         self.exclusive_profiles = dynamic and installed[0] < 10 and header.flavour == "tensorrt"
         self.can_capture = True
+        self._lock = threading.Lock()
 
-    def _load(self, source: str | os.PathLike[str] | bytes, header: PlanHeader) -> None:
+    def _load(self, source: str | os.PathLike[str] | bytes, header: PlanHeader) -> Any:
         data = source if isinstance(source, (bytes, bytearray, memoryview)) else Path(source).read_bytes()
         with collecting(self._trt) as (logger, log):
-            runtime = self._trt.Runtime(logger)
-            if runtime is not None:
-                if hasattr(runtime, "engine_host_code_allowed"):
-                    runtime.engine_host_code_allowed = False  # a plan is data; code in it stays unexecuted
-                self._engine = runtime.deserialize_cuda_engine(data)
-        self._runtime = runtime  # the engine needs it as long as it lives
-        if self._engine is None:
+            self._runtime: Any = self._trt.Runtime(logger)  # the engine needs it as long as it lives
+            engine = self._runtime and self._runtime.deserialize_cuda_engine(data)
+        if engine is None:
             raise _load_error(self._where, header, log)
+        return engine
 
     def _spec(self, name: str) -> TensorSpec:
         kind = self._engine.get_tensor_dtype(name)
@@ -113,11 +111,6 @@ class TensorRTEngine:
             ranges[name] = (low, usual, high)
         return ranges
 
-    @property
-    def scratch_attributes(self) -> tuple[str, ...]:
-        """How this version may call the bytes of intermediate results, newest first."""
-        return ("device_memory_size_v2", "device_memory_size")
-
     def scratch_nbytes(self, profile: int) -> int:
         """Bytes of intermediate results of one execution."""
         for name in ("get_device_memory_size_for_profile_v2", "get_device_memory_size_for_profile"):
@@ -132,7 +125,8 @@ class TensorRTEngine:
         """A context for one profile; see `trtsparse.engines.device.DeviceEngine`."""
         if self._engine is None:
             raise EngineError("the engine is closed", where=self._where)
-        context = self._engine.create_execution_context() if own_scratch else self._create_without_memory()
+        with self._lock:
+            context = self._engine.create_execution_context() if own_scratch else self._create_without_memory()
         if context is None:
             raise EngineError(
                 "TensorRT made no execution context",
@@ -209,7 +203,7 @@ class TensorRTContext:
         self._engine = engine
         self._context = context
         self._trt = trt
-        self._recorder = _recorder(trt)
+        self._recorder = make_recorder(trt)
         self._context.error_recorder = self._recorder  # texts of this context alone, whatever other threads do
         self._allocators: dict[str, Any] = {}
         self._values: Mapping[str, np.ndarray] = {}
@@ -244,13 +238,15 @@ class TensorRTContext:
     def set_address(self, name: str, address: int) -> None:
         """Bind an input or output to device memory."""
         if not self._context.set_tensor_address(name, address):
-            self._require(False, "take the address of", repr(name))  # noqa: FBT003
+            self._require(None, "take the address of", repr(name))
+        if name in self._allocators:  # asked before the address is looked at
+            self._allocators[name].prepare(lambda _name, _nbytes: address)
 
     def set_allocator(self, name: str, allocate: Allocate) -> None:
         """Have an output's memory allocated when its size is known."""
         allocator = self._allocators.get(name)
         if allocator is None:
-            allocator = self._allocators[name] = _output_allocator(self._trt)
+            allocator = self._allocators[name] = make_allocator(self._trt)
             self._require(self._context.set_output_allocator(name, allocator), "take an allocator for", repr(name))
         allocator.prepare(allocate)
 
@@ -285,85 +281,6 @@ class TensorRTContext:
         """Free the context, whose work has finished."""
         self._context = None
         self._allocators.clear()
-
-
-_classes: dict[tuple[types.ModuleType, str], type] = {}
-
-
-def _once(trt: Any, name: str, make: Callable[[Any], type]) -> Any:
-    """An instance of a class whose base is one of the module's; the class is made once a module."""
-    if (trt, name) not in _classes:
-        _classes[trt, name] = make(trt)
-    return _classes[trt, name]()
-
-
-def _recorder(trt: Any) -> Any:
-    return _once(trt, "recorder", _make_recorder)
-
-
-def _make_recorder(trt: Any) -> type:
-    class Recorder(trt.IErrorRecorder):  # type: ignore[misc]
-        """Keeps what one context complains about."""
-
-        def __init__(self) -> None:
-            trt.IErrorRecorder.__init__(self)
-            self.errors: list[tuple[Any, str]] = []
-
-        def take(self) -> list[str]:
-            errors, self.errors = self.errors, []
-            return list(dict.fromkeys(text for _, text in errors))
-
-        def clear(self) -> None:
-            self.errors = []
-
-        def num_errors(self) -> int:
-            return len(self.errors)
-
-        def get_error_code(self, index: int) -> Any:
-            return self.errors[index][0]
-
-        def get_error_desc(self, index: int) -> str:
-            return self.errors[index][1]
-
-        def has_overflowed(self) -> bool:
-            return False
-
-        def report_error(self, code: Any, text: str) -> bool:
-            self.errors.append((code, text))
-            return False
-
-    return Recorder
-
-
-def _output_allocator(trt: Any) -> Any:
-    return _once(trt, "allocator", _make_allocator)
-
-
-def _make_allocator(trt: Any) -> type:
-    class Allocator(trt.IOutputAllocator):  # type: ignore[misc]
-        """Asks the runtime for memory; an exception must not cross TensorRT, so it is kept."""
-
-        def __init__(self) -> None:
-            trt.IOutputAllocator.__init__(self)
-            self.prepare(None)
-
-        def prepare(self, allocate: Allocate | None) -> None:
-            self.allocate, self.shape, self.failure = allocate, None, None
-
-        def reallocate_output(self, name: str, _memory: Any, size: int, _alignment: int) -> int:
-            try:
-                return int(self.allocate(name, max(int(size), 1)))
-            except Exception as error:  # noqa: BLE001 - told to the caller of `execute` or `allocated_shape`
-                self.failure = error
-                return 0
-
-        def reallocate_output_async(self, name: str, memory: Any, size: int, alignment: int, _stream: Any) -> int:
-            return self.reallocate_output(name, memory, size, alignment)
-
-        def notify_shape(self, _name: str, shape: Any) -> None:
-            self.shape = tuple(int(n) for n in shape)
-
-    return Allocator
 
 
 def _load_error(where: str, header: PlanHeader, log: Log) -> DeviceError | EngineError | PlanError:

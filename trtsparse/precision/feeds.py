@@ -35,7 +35,7 @@ def random_feeds(
 ) -> list[dict[str, np.ndarray]]:
     """Make inputs of the right names, types and shapes.
 
-    Floats are standard normal; integers are 0 or 1, which every vocabulary and mask has; booleans are random.
+    Floats are standard normal; integers are 0 or 1, which every vocabulary and mask has.
     A dynamic dim is 1 when it comes first (the batch), 224 when it is an image's height or width, else 16.
 
     Args:
@@ -121,13 +121,10 @@ def _default_shape(spec: TensorSpec, sizes: dict[str, int]) -> tuple[int, ...]:
 
 
 def _random_array(random: np.random.Generator, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarray:
-    if dtype.kind == "b":
-        return random.random(shape) < 0.5
-    if dtype.kind in "iu":
-        return random.integers(0, 2, shape).astype(dtype)
     if dtype.kind == "O":
         return np.full(shape, "", object)
-    return np.asarray(random.standard_normal(shape, np.float32)).astype(dtype)
+    values = random.integers(0, 2, shape) if dtype.kind in "biu" else random.standard_normal(shape, np.float32)
+    return np.asarray(values).astype(dtype)
 
 
 def check_feeds(model: str | os.PathLike[str] | bytes | Any, feeds: Iterable[Mapping[str, Any]]) -> None:

@@ -191,7 +191,7 @@ def _is_text(expected: np.dtype[Any], got: np.dtype[Any]) -> bool:
 
 def _dtype_error(name: str, dtype: np.dtype[Any], value: object) -> DtypeError:
     got = str(value.dtype) if isinstance(value, np.ndarray) else type(value).__name__
-    kind = "str" if dtype.kind == "O" else f"np.{dtype}"
+    kind = "str" if dtype.kind == "O" else f'"{dtype}"'
     fix = f"array.astype({kind})" if isinstance(value, np.ndarray) else f"np.asarray(value, dtype={kind})"
     what = "an array has the wrong data type" if isinstance(value, np.ndarray) else "an input is not a numpy array"
     return DtypeError(what, where=f"input {name!r}", got=got, expected=str(dtype), fix=fix)

@@ -188,7 +188,9 @@ class DeviceRunner:
         return lane, pending
 
     def _enqueue(self, lane: Lane, key: Any, arrays: list[Any], pending: Outputs, stream: int) -> None:
-        addresses, copies, across = [], [], []
+        addresses: list[int] = []
+        copies: list[Copy] = []
+        across: list[Copy] = []
         for index, array in enumerate(arrays):
             address, copy, on_gpu = lane.input_copy(index, array, stream)
             addresses.append(address)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -361,34 +363,32 @@ class Lane:
 
     def close(self) -> None:
         """Wait for the work, then free everything. Failures of a context that is broken are ignored."""
-        cuda = self.resources.cuda
-        for wait in (self.settle, lambda: self.stream and cuda.synchronize(self.stream)):
-            try:
-                wait()
-            except CudaError:  # told to whoever waited for the result
-                self._busy_on = None
+        attempt(self.settle)
+        self._busy_on = None
         for free in self._frees():
-            try:
-                free()
-            except CudaError:
-                continue
+            attempt(free)
         self._held.clear()
 
-    def _frees(self) -> list[Callable[[], Any]]:
-        cuda, frees = self.resources.cuda, [self.forget_graphs]
-        if self.context is not None:
-            frees.append(self.context.close)
-            self.context = None
+    def _frees(self) -> list[Callable[[], object]]:
+        cuda, stream, context = self.resources.cuda, self.stream, self.context
+        frees: list[Callable[[], object]] = [partial(cuda.synchronize, stream)] if stream else []
+        frees.append(self.forget_graphs)
+        if context is not None:
+            frees.append(context.close)
         frees += [buffer.release for buffer in [*self.inputs, *self.outputs]]
         if self._scratch is not None:
             frees.append(self._scratch.release)
-        handles = (
-            (self.stream, cuda.destroy_stream),
-            (self.done, cuda.destroy_event),
-            (self._fence, cuda.destroy_event),
-        )
+        frees += [partial(cuda.destroy_event, event) for event in (self.done, self._fence) if event]
+        frees += [partial(cuda.destroy_stream, stream)] if stream else []
         self.stream = self.done = self._fence = 0
-        return [*frees, *[lambda h=handle, f=free: f(h) for handle, free in handles if handle]]
+        self.context = self._scratch = None
+        return frees
+
+
+def attempt(free: Callable[[], object]) -> None:
+    """Free one thing of a context that may be broken: whoever waited for its result was told."""
+    with contextlib.suppress(CudaError):
+        free()
 
 
 def unfit_reason(array: Foreign, device: int) -> str | None:

@@ -166,6 +166,7 @@ class Pool:
         self._settle()
         with self._lock:
             self._trim()
+        self._settle()
 
     def _settle(self) -> None:
         """Account for what came back while the lock was held; after `close`, free it."""

@@ -18,8 +18,8 @@ class SessionOptions:
     """How a session uses the GPU; an ONNX model on the CPU uses ``contexts`` only.
 
     Attributes:
-        contexts: How many requests may be under way at once. Each has an execution context, a stream and buffers of its
-            own, made when first needed.
+        contexts: How many requests may be under way at once. Each has an execution context, a stream and buffers of
+            its own, made when first needed.
         graphs: Replay CUDA graphs. None: where the CUDA provider and the engine can, which PyCUDA cannot.
         graph_limit: Graphs kept by each context; the least recently used goes first.
         unfit: What to do with a device array that cannot be used in place, because of its device, its layout or an
