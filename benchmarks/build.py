@@ -67,6 +67,7 @@ def _raw(model: Path, profile: Profile) -> bytes:
         raise SystemExit(f"{model}: {parser.get_error(0)}")
     config = builder.create_builder_config()
     config.set_flag(trt.BuilderFlag.SPARSE_WEIGHTS)
+    config.clear_flag(trt.BuilderFlag.TF32)  # as precision="fp32" and typed FP16 builds have it
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     ranges = builder.create_optimization_profile()
     for name, triple in profile.shapes.items():

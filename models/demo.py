@@ -19,9 +19,8 @@ import numpy as np
 
 import models
 from models.packaged import magika_features, magika_labels
-from trtsparse import BuildConfig, Profile, Session, prune, validate
-from trtsparse.build.builder import build
-from trtsparse.build.engine import report_path
+from trtsparse import BuildConfig, Profile, Session, build, prune, validate
+from trtsparse.builder.engine import report_path
 from trtsparse.errors import TrtSparseError
 from trtsparse.precision.half import to_half
 from trtsparse.report.build import build_table

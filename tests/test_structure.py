@@ -11,7 +11,7 @@ import pytest
 import trtsparse
 
 PACKAGE = Path(trtsparse.__file__).parent
-FLOW = ["files", "sparsity", "precision", "build", "engines", "runtime", "tune", "bench", "report", "triton", "cli"]
+FLOW = ["files", "sparsity", "precision", "builder", "engines", "runtime", "tune", "bench", "report", "triton", "cli"]
 EVERYWHERE = {"errors", "_version"}
 HEAVY = {"tensorrt", "tensorrt_rtx", "onnxruntime", "torch", "cuda", "pycuda", "polygraphy", "rich", "tritonclient"}
 
@@ -75,7 +75,7 @@ def test_an_unknown_name_is_an_attribute_error():
 
 def test_public_functions_are_functions_whatever_was_imported_before():
     code = (
-        "import trtsparse.build.builder\nfrom trtsparse import build, prune, validate\n"
+        "import trtsparse.builder.build\nfrom trtsparse import build, prune, validate\n"
         "assert all(map(callable, (build, prune, validate)))"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

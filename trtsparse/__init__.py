@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from trtsparse._version import __version__
 
 if TYPE_CHECKING:
-    from trtsparse.build.builder import build
-    from trtsparse.build.config import BuildConfig, Profile
-    from trtsparse.build.engine import BuiltEngine
+    from trtsparse.builder.build import build
+    from trtsparse.builder.config import BuildConfig, Profile
+    from trtsparse.builder.engine import BuiltEngine
     from trtsparse.errors import TrtSparseError
     from trtsparse.files.model import OnnxModel
     from trtsparse.runtime.session import Session
@@ -39,16 +39,16 @@ __all__ = [
 ]
 
 _HOMES = {
-    "BuildConfig": "trtsparse.build.config",
-    "BuiltEngine": "trtsparse.build.engine",
+    "BuildConfig": "trtsparse.builder.config",
+    "BuiltEngine": "trtsparse.builder.engine",
     "OnnxModel": "trtsparse.files.model",
     "Pattern": "trtsparse.sparsity.pattern",
-    "Profile": "trtsparse.build.config",
+    "Profile": "trtsparse.builder.config",
     "PruneResult": "trtsparse.sparsity.prune",
     "Session": "trtsparse.runtime.session",
     "SparsityReport": "trtsparse.sparsity.validate",
     "TrtSparseError": "trtsparse.errors",
-    "build": "trtsparse.build.builder",
+    "build": "trtsparse.builder.build",
     "prune": "trtsparse.sparsity.prune",
     "validate": "trtsparse.sparsity.validate",
 }

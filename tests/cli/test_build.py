@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from trtsparse.build.plan import read_header
+from trtsparse.builder.plan import read_header
 from trtsparse.cli.main import main
 from trtsparse.sparsity.prune import prune
 

@@ -5,7 +5,7 @@ import subprocess
 
 import onnx
 
-from trtsparse.build import adapter
+from trtsparse.builder import adapter
 from trtsparse.cli import doctor
 from trtsparse.cli.main import main
 from trtsparse.errors import MissingDependencyError

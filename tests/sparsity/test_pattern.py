@@ -14,6 +14,7 @@ from hypothesis.extra import numpy as hnp
 from trtsparse.errors import PatternError
 from trtsparse.sparsity import kernels
 from trtsparse.sparsity.pattern import (
+    GroupCount,
     Pattern,
     apply_mask,
     count_groups,
@@ -303,7 +304,7 @@ def test_one_violating_group_is_found_wherever_it_is(shape):
 @pytest.mark.parametrize(("shape", "axis"), [((0, 4), 1), ((4, 0), 0), ((0,), 0), ((0, 4), 0), ((2, 0, 4), 2)])
 def test_empty_arrays_have_no_groups(shape, axis):
     weights = np.zeros(shape, np.float32)
-    assert count_groups(weights, axis=axis) == module.GroupCount(0, 0, None, 0)
+    assert count_groups(weights, axis=axis) == GroupCount(0, 0, None, 0)
     assert keep_mask(weights, axis=axis).shape == shape
     assert prune_array(weights, axis=axis) == 0
 

@@ -14,7 +14,7 @@ from trtsparse.errors import ConfigError
 if TYPE_CHECKING:
     import numpy as np
 
-    from trtsparse.build.config import BuildConfig
+    from trtsparse.builder.config import BuildConfig
 
 __all__ = ["configure", "run"]
 
@@ -95,8 +95,8 @@ def _configure_builder(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Build, save, print."""
-    from trtsparse.build.builder import build
-    from trtsparse.build.engine import report_path
+    from trtsparse.builder.build import build
+    from trtsparse.builder.engine import report_path
     from trtsparse.files.atomic import check_writable
 
     config = _config(options)
@@ -117,7 +117,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _config(options: argparse.Namespace) -> BuildConfig:
-    from trtsparse.build.config import BuildConfig, Profile
+    from trtsparse.builder.config import BuildConfig, Profile
 
     return BuildConfig(
         precision=options.precision,

@@ -98,8 +98,8 @@ def _gpus() -> list[dict[str, str]]:
 
 
 def _builder(flavour: str, gpus: list[dict[str, str]]) -> str:
-    from trtsparse.build.adapter import find_tensorrt
-    from trtsparse.build.capabilities import Capabilities
+    from trtsparse.builder.adapter import find_tensorrt
+    from trtsparse.builder.capabilities import Capabilities
     from trtsparse.errors import MissingDependencyError
 
     try:

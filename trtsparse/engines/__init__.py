@@ -56,7 +56,7 @@ def _first_bytes(source: object) -> bytes:
 
 def _refuse_plan(source: str | os.PathLike[str] | bytes, engine: str) -> None:
     """Say what a plan would need; executing plans is not part of this version."""
-    from trtsparse.build.plan import read_header
+    from trtsparse.builder.plan import read_header
 
     header = read_header(source)
     if engine == "onnxruntime":

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from trtsparse.build.adapter import find_tensorrt
-from trtsparse.build.capabilities import Capabilities
-from trtsparse.build.logs import Log, collecting
-from trtsparse.build.plan import FLAVOUR_NAMES, PlanHeader, check_matches, read_header
+from trtsparse.builder.adapter import find_tensorrt
+from trtsparse.builder.capabilities import Capabilities
+from trtsparse.builder.logs import Log, collecting
+from trtsparse.builder.plan import FLAVOUR_NAMES, PlanHeader, check_matches, read_header
 from trtsparse.engines.callbacks import make_allocator, make_recorder
 from trtsparse.engines.device import Allocate, ProfileShapes, Shape
 from trtsparse.errors import DeviceError, EngineError, PlanError, UnsupportedOptionError

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from trtsparse.build.report import BuildReport
+from trtsparse.builder.report import BuildReport
 from trtsparse.report.console import mark
 
 __all__ = ["build_table"]

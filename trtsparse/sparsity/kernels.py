@@ -206,7 +206,7 @@ class Counter:
 
     def _violating(self, nonzero: np.ndarray) -> np.ndarray:
         """True once for every group with more than n non-zeros, as ``(rows, inner)`` or ``(rows, m * inner)``."""
-        rows, m, inner = nonzero.shape
+        m, inner = nonzero.shape[1:]
         if inner == 1 and m == 4:  # four booleans are one word; the product's top byte is their sum
             words = nonzero.reshape(-1).view(np.uint32)
             np.multiply(words, np.uint32(0x01010101), out=words)

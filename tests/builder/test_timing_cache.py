@@ -4,10 +4,10 @@ import types
 import pytest
 
 from tests.doubles import installed
-from trtsparse.build import timing_cache
-from trtsparse.build.builder import build
-from trtsparse.build.config import BuildConfig, BuildWarning
-from trtsparse.build.logs import Log, collecting
+from trtsparse.builder import timing_cache
+from trtsparse.builder.build import build
+from trtsparse.builder.config import BuildConfig, BuildWarning
+from trtsparse.builder.logs import Log, collecting
 from trtsparse.errors import OutputError
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from trtsparse.build.logs import Log
+from trtsparse.builder.logs import Log
 from trtsparse.errors import OutputError
 from trtsparse.files import atomic
 

@@ -1,7 +1,7 @@
 """What to build: `BuildConfig`, `Profile`, and the warnings that a build may raise.
 
 Everything here is checked without TensorRT; what the installed version cannot do is checked by
-`trtsparse.build.capabilities`, what the model cannot do by `trtsparse.build.profiles`.
+`trtsparse.builder.capabilities`, what the model cannot do by `trtsparse.builder.profiles`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from trtsparse.build.plan import Flavour
-from trtsparse.build.profile import Profile
+from trtsparse.builder.plan import Flavour
+from trtsparse.builder.profile import Profile
 from trtsparse.errors import ConfigError
 
 __all__ = ["BuildConfig", "BuildWarning", "Precision", "Profile", "Sparsity", "SparsityWarning", "Typing"]

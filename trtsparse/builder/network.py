@@ -9,9 +9,9 @@ from typing import Any
 
 import onnx
 
-from trtsparse.build.capabilities import Capabilities
-from trtsparse.build.logs import Log
-from trtsparse.build.plan import FLAVOUR_NAMES
+from trtsparse.builder.capabilities import Capabilities
+from trtsparse.builder.logs import Log
+from trtsparse.builder.plan import FLAVOUR_NAMES
 from trtsparse.errors import ModelError, OperatorError
 from trtsparse.files.model import OnnxModel
 from trtsparse.files.protobuf import Buffer

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trtsparse.build.plan import PlanHeader, check_matches, read_header
+from trtsparse.builder.plan import PlanHeader, check_matches, read_header
 from trtsparse.errors import PlanError
 
 

@@ -4,7 +4,7 @@ import threading
 import pytest
 
 from tests.doubles import make
-from trtsparse.build.logs import Log, collecting, logger_for
+from trtsparse.builder.logs import Log, collecting, logger_for
 
 
 @pytest.fixture(params=["8.6.1", "10.13.3", "rtx-1.7.1"])

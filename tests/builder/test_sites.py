@@ -5,8 +5,8 @@ import onnx
 import pytest
 from onnx import helper
 
-from trtsparse.build.sites import Evidence, make_rows, node_names
-from trtsparse.build.sparsity_log import SparseLayers
+from trtsparse.builder.sites import Evidence, make_rows, node_names
+from trtsparse.builder.sparsity_log import SparseLayers
 from trtsparse.files.model import OnnxModel
 from trtsparse.sparsity.validate import validate
 

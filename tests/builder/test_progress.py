@@ -6,9 +6,9 @@ import threading
 import pytest
 
 from tests.doubles import installed
-from trtsparse.build import progress
-from trtsparse.build.builder import build
-from trtsparse.build.config import BuildConfig, Profile
+from trtsparse.builder import progress
+from trtsparse.builder.build import build
+from trtsparse.builder.config import BuildConfig, Profile
 
 
 def interrupt_at_first_step(monkeypatch):

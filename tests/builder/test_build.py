@@ -13,8 +13,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from trtsparse.build.builder import build
-from trtsparse.build.config import BuildConfig, BuildWarning, Profile, SparsityWarning
+from trtsparse.builder.build import build
+from trtsparse.builder.config import BuildConfig, BuildWarning, Profile, SparsityWarning
 from trtsparse.errors import (
     BuildError,
     ConfigError,
@@ -447,7 +447,7 @@ FOREIGN = """
 import warnings
 import tensorrt_rtx as trt
 from onnx import parser
-from trtsparse.build.builder import build
+from trtsparse.builder.build import build
 text = '<ir_version: 8, opset_import: ["": 17]> g (float[4] x) => (float[4] y) { y = Relu(x) }'
 other = trt.Builder(trt.Logger(trt.Logger.INTERNAL_ERROR))
 with warnings.catch_warnings(record=True) as caught:

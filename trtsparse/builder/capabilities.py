@@ -10,8 +10,8 @@ import types
 from dataclasses import dataclass
 from typing import Any
 
-from trtsparse.build.config import BuildConfig
-from trtsparse.build.plan import FLAVOUR_NAMES, version_name
+from trtsparse.builder.config import BuildConfig
+from trtsparse.builder.plan import FLAVOUR_NAMES, version_name
 from trtsparse.errors import UnsupportedOptionError
 
 __all__ = ["FEATURES", "Capabilities", "Feature"]

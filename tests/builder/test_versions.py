@@ -9,10 +9,10 @@ import jsonschema
 import numpy as np
 import pytest
 
-import trtsparse.build
+import trtsparse.builder
 from tests.doubles import VERSIONS, installed
-from trtsparse.build.builder import build
-from trtsparse.build.config import BuildConfig, BuildWarning, Profile, SparsityWarning
+from trtsparse.builder.build import build
+from trtsparse.builder.config import BuildConfig, BuildWarning, Profile, SparsityWarning
 from trtsparse.errors import BuildError, ConfigError, DeviceError, OperatorError, UnsupportedOptionError
 
 WEAK = [v for v in VERSIONS if v.startswith(("8", "10"))]
@@ -22,7 +22,7 @@ TENSORRT = [v for v in VERSIONS if not v.startswith("rtx")]
 BATCH = Profile.parse("x:1x8x6x6:4x8x6x6:8x8x6x6")
 
 
-SCHEMA = json.loads(Path(trtsparse.build.__file__).with_name("build-report.schema.json").read_text())
+SCHEMA = json.loads(Path(trtsparse.builder.__file__).with_name("build-report.schema.json").read_text())
 
 
 @pytest.fixture(params=VERSIONS)
@@ -57,7 +57,7 @@ def test_every_version_builds_and_says_so(trt, net):
     assert engine.report.inputs == ({"name": "x", "dtype": "float32", "shape": [-1, 8, 6, 6]},)
 
 
-@pytest.mark.filterwarnings("ignore::trtsparse.build.config.BuildWarning")
+@pytest.mark.filterwarnings("ignore::trtsparse.builder.config.BuildWarning")
 @pytest.mark.parametrize("options", [{}, {"precision": "fp16", "sparsity": "force"}, {"sparsity": "enable"}])
 def test_reports_keep_to_their_schema(trt, options, net, quantized):
     for model, profiles in ((net(sparse=False), (BATCH,)), (quantized, ())):

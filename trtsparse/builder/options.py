@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from trtsparse.build.config import BuildConfig
-from trtsparse.build.logs import Log
+from trtsparse.builder.config import BuildConfig
+from trtsparse.builder.logs import Log
 from trtsparse.errors import ConfigError
 
 __all__ = ["apply_options", "load_plugins"]

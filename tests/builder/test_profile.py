@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trtsparse.build.config import Profile
+from trtsparse.builder.config import Profile
 from trtsparse.errors import ConfigError
 
 dims = st.lists(st.integers(1, 10**6), min_size=1, max_size=6)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from trtsparse.build.profile import Profile, Shape, ShapeRange
+from trtsparse.builder.profile import Profile, Shape, ShapeRange
 from trtsparse.errors import BuildError, ConfigError
 from trtsparse.precision.specs import TensorSpec, did_you_mean, is_shared
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 import onnx
 
-from trtsparse.build.config import SparsityWarning
-from trtsparse.build.report import Chosen, Notes, SiteRow
-from trtsparse.build.sparsity_log import SparseLayers, nodes_in
+from trtsparse.builder.config import SparsityWarning
+from trtsparse.builder.report import Chosen, Notes, SiteRow
+from trtsparse.builder.sparsity_log import SparseLayers, nodes_in
 from trtsparse.files.model import OnnxModel
 from trtsparse.sparsity.trace import subgraphs
 from trtsparse.sparsity.validate import SiteReport

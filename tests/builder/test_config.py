@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from trtsparse.build.config import BuildConfig, Profile
+from trtsparse.builder.config import BuildConfig, Profile
 from trtsparse.errors import ConfigError
 
 

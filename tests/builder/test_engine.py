@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from tests.doubles import installed
-from trtsparse.build.builder import build
-from trtsparse.build.config import BuildConfig
-from trtsparse.build.engine import report_path
-from trtsparse.build.plan import read_header
+from trtsparse.builder.build import build
+from trtsparse.builder.config import BuildConfig
+from trtsparse.builder.engine import report_path
+from trtsparse.builder.plan import read_header
 from trtsparse.errors import OutputError
 
 
@@ -69,7 +69,7 @@ def test_a_full_disk_leaves_nothing(tmp_path):
 import resource, sys
 from tests.build.conftest import make_net
 from tests.doubles import installed
-from trtsparse.build.builder import build
+from trtsparse.builder.build import build
 from trtsparse.errors import OutputError
 with installed("10.13.3"):
     engine = build(make_net(batch=2, channels=512))

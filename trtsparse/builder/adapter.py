@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib
 import types
 
-from trtsparse.build.plan import FLAVOUR_NAMES, Flavour
+from trtsparse.builder.plan import FLAVOUR_NAMES, Flavour
 from trtsparse.errors import ConfigError, MissingDependencyError
 
 __all__ = ["find_tensorrt"]

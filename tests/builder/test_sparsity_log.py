@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trtsparse.build.sparsity_log import SparseLayers, nodes_in, read_inspector, read_log
+from trtsparse.builder.sparsity_log import SparseLayers, nodes_in, read_inspector, read_log
 
 OLD = (
     "(Sparsity) Layers eligible for sparse math: Conv_0 + Relu_1, Conv_2",

@@ -11,8 +11,8 @@ from typing import Any, Literal
 import numpy as np
 import onnx
 
-from trtsparse.build.capabilities import Capabilities
-from trtsparse.build.config import BuildConfig
+from trtsparse.builder.capabilities import Capabilities
+from trtsparse.builder.config import BuildConfig
 from trtsparse.errors import ConfigError
 from trtsparse.files.model import OnnxModel
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from trtsparse.build.config import BuildWarning
+from trtsparse.builder.config import BuildWarning
 
 __all__ = ["SCHEMA", "BuildReport", "Chosen", "Notes", "PrecisionReport", "SiteRow"]
 

@@ -1,6 +1,6 @@
 """`build`: an ONNX model in, a plan and a report out, with TensorRT 8.6, 10, 11 or TensorRT-RTX.
 
-TensorRT's raw API is used; see `trtsparse.build.adapter` for why.
+TensorRT's raw API is used; see `trtsparse.builder.adapter` for why.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from typing import Any
 import numpy as np
 import onnx
 
-from trtsparse.build import network as networks
-from trtsparse.build import profiles as ranges
-from trtsparse.build import timing_cache
-from trtsparse.build.adapter import find_tensorrt
-from trtsparse.build.capabilities import Capabilities
-from trtsparse.build.config import BuildConfig, Profile
-from trtsparse.build.engine import BuiltEngine
-from trtsparse.build.logs import Log, collecting
-from trtsparse.build.options import apply_options, load_plugins
-from trtsparse.build.plan import read_header
-from trtsparse.build.precision import Conversion, Route, choose_route, convert, stored_precision
-from trtsparse.build.progress import monitoring
-from trtsparse.build.report import BuildReport, Notes, PrecisionReport
-from trtsparse.build.sites import Evidence, make_rows, node_names, warn_about_open_layers, warn_before
-from trtsparse.build.sparsity_log import read_inspector, read_log
+from trtsparse.builder import network as networks
+from trtsparse.builder import profiles as ranges
+from trtsparse.builder import timing_cache
+from trtsparse.builder.adapter import find_tensorrt
+from trtsparse.builder.capabilities import Capabilities
+from trtsparse.builder.config import BuildConfig, Profile
+from trtsparse.builder.engine import BuiltEngine
+from trtsparse.builder.logs import Log, collecting
+from trtsparse.builder.options import apply_options, load_plugins
+from trtsparse.builder.plan import read_header
+from trtsparse.builder.precision import Conversion, Route, choose_route, convert, stored_precision
+from trtsparse.builder.progress import monitoring
+from trtsparse.builder.report import BuildReport, Notes, PrecisionReport
+from trtsparse.builder.sites import Evidence, make_rows, node_names, warn_about_open_layers, warn_before
+from trtsparse.builder.sparsity_log import read_inspector, read_log
 from trtsparse.errors import BuildError, DeviceError, OutputError, TrtSparseError
 from trtsparse.files.model import OnnxModel
 from trtsparse.precision.specs import input_specs

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from tests.doubles import VERSIONS, make
-from trtsparse.build.capabilities import FEATURES, Capabilities
-from trtsparse.build.config import BuildConfig
+from trtsparse.builder.capabilities import FEATURES, Capabilities
+from trtsparse.builder.config import BuildConfig
 from trtsparse.errors import UnsupportedOptionError
 
 SEEN = {version: Capabilities.of(make(version)) for version in VERSIONS}

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from trtsparse.build.config import Profile
-from trtsparse.build.profiles import check_profiles, infer_profile, usual_shapes
+from trtsparse.builder.config import Profile
+from trtsparse.builder.profiles import check_profiles, infer_profile, usual_shapes
 from trtsparse.errors import ConfigError
 from trtsparse.precision.specs import TensorSpec
 

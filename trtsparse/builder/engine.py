@@ -7,8 +7,8 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from trtsparse.build.plan import PlanHeader, read_header
-from trtsparse.build.report import BuildReport
+from trtsparse.builder.plan import PlanHeader, read_header
+from trtsparse.builder.report import BuildReport
 from trtsparse.files import atomic
 
 __all__ = ["BuiltEngine", "report_path"]
@@ -16,7 +16,7 @@ __all__ = ["BuiltEngine", "report_path"]
 
 @dataclass(frozen=True)
 class BuiltEngine:
-    """What `trtsparse.build.builder.build` returns.
+    """What `trtsparse.builder.build.build` returns.
 
     Attributes:
         plan: The serialized engine, as TensorRT's runtime, trtexec and Triton read it.

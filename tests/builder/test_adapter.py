@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.doubles import installed
-from trtsparse.build.adapter import find_tensorrt
+from trtsparse.builder.adapter import find_tensorrt
 from trtsparse.errors import ConfigError, MissingDependencyError
 
 
@@ -18,7 +18,7 @@ def nothing_installed(monkeypatch):
 
 def test_importing_the_builder_imports_no_tensorrt():
     code = (
-        "import sys, trtsparse.build.builder; print({'tensorrt', 'tensorrt_rtx', 'onnxruntime'} & set(sys.modules))"
+        "import sys, trtsparse.builder.build; print({'tensorrt', 'tensorrt_rtx', 'onnxruntime'} & set(sys.modules))"
     )
     root = Path(__file__).parents[2]
     done = subprocess.run(
