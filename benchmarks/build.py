@@ -7,16 +7,17 @@ Conversion to FP16 is not part of the comparison and is reported apart.
 
 from __future__ import annotations
 
+import functools
 import tempfile
 import warnings
 from pathlib import Path
 
 import tensorrt_rtx as trt
 from _results import Benchmark, interleaved, ratios, seconds
-from trtsparse.builder.build import build
 
 import models
 from trtsparse import BuildConfig, Profile, prune
+from trtsparse.builder.build import build
 from trtsparse.precision.half import to_half
 
 CASES = {
@@ -37,9 +38,8 @@ def main() -> None:
             prune(models.get(name), output=sparse)
             _compare(bench, f"{name}, FP32", sparse, shapes)
             half = Path(folder) / f"{name}-fp16.onnx"
-            bench.add(
-                f"{name}, FP16", "conversion, for comparison", seconds(lambda s=sparse, h=half: _convert(s, h)), "s"
-            )
+            converting = seconds(functools.partial(_convert, sparse, half))
+            bench.add(f"{name}, FP16", "conversion, for comparison", converting, "s")
             _compare(bench, f"{name}, FP16 (converted before)", half, shapes)
     bench.finish(("tensorrt-rtx-cu13", "onnxruntime"))
 

@@ -67,7 +67,7 @@ def test_a_full_disk_leaves_nothing(tmp_path):
     """A process that may write 4 kB a file saves a plan of 1 MB."""
     script = """
 import resource, sys
-from tests.build.conftest import make_net
+from tests.builder.conftest import make_net
 from tests.doubles import installed
 from trtsparse.builder.build import build
 from trtsparse.errors import OutputError

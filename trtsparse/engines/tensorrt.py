@@ -117,9 +117,7 @@ class TensorRTEngine:
             method = getattr(self._engine, name, None)
             if method is not None:
                 return int(method(profile))
-        return int(
-            next(getattr(self._engine, name) for name in self.scratch_attributes if hasattr(self._engine, name))
-        )
+        return int(self._engine.device_memory_size)  # TensorRT 8.6
 
     def create_context(self, *, profile: int, stream: int, own_scratch: bool) -> TensorRTContext:
         """A context for one profile; see `trtsparse.engines.device.DeviceEngine`."""

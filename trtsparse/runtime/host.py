@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -99,16 +99,19 @@ class HostRunner:
         self._free.acquire()
         try:
             with self._lock:
-                if self._closed:
-                    raise EngineError("the session is closed", where=self._engine.description, fix="open another one")
-                if self._threads is None:
-                    self._threads = ThreadPoolExecutor(self.contexts, thread_name_prefix="trtsparse")
-                future: Future[dict[str, Any]] = self._threads.submit(self._execute, feeds, outputs, into)
+                future = self._pool().submit(self._execute, feeds, outputs, into)
         except BaseException:
             self._free.release()
             raise
         future.add_done_callback(lambda _: self._free.release())
         return Request(future.result, future.done)
+
+    def _pool(self) -> ThreadPoolExecutor:
+        if self._closed:
+            raise EngineError("the session is closed", where=self._engine.description, fix="open another one")
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(self.contexts, thread_name_prefix="trtsparse")
+        return self._threads
 
     def close(self) -> None:
         """Finish what is under way. Closing twice is harmless."""
