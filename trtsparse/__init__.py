@@ -1,7 +1,7 @@
 """trtsparse: from an ONNX model to a TensorRT engine that uses Sparse Tensor Cores, with the reasons.
 
-The names below are the public interface. Each is imported when first used: `import trtsparse` stays fast and needs none
-of TensorRT, CUDA, PyTorch or ONNX Runtime.
+The names below are the public interface. Each is imported when first used: `import trtsparse` stays fast and needs
+none of TensorRT, CUDA, PyTorch or ONNX Runtime.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""An engine whose executions are real kernels on the stream and addresses that it is given. Tests and benchmarks only.
+"""An engine whose executions are real kernels on the stream and addresses given to it. Tests and benchmarks only.
 
 It stands where TensorRT's adapter stands, and checks what a session does with streams, buffers and graphs on a GPU
 without TensorRT. Its kernels are compiled with NVRTC; on the in-memory CUDA the same steps are Python functions.
@@ -29,12 +29,12 @@ _SOURCE = r"""
 extern "C" __global__ void twice(const float* x, float* out, long long n, float shift, long long cycles) {
     long long start = clock64();
     while (clock64() - start < cycles) {}
-    long long step = (long long)gridDim.x * blockDim.x;
-    for (long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += step) out[i] = 2.0f * x[i] + shift;
+    long long first = (long long)blockIdx.x * blockDim.x + threadIdx.x, step = (long long)gridDim.x * blockDim.x;
+    for (long long i = first; i < n; i += step) out[i] = 2.0f * x[i] + shift;
 }
 extern "C" __global__ void add(const float* x, float* out, long long n, float shift) {
-    long long step = (long long)gridDim.x * blockDim.x;
-    for (long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += step) out[i] = x[i] + shift;
+    long long first = (long long)blockIdx.x * blockDim.x + threadIdx.x, step = (long long)gridDim.x * blockDim.x;
+    for (long long i = first; i < n; i += step) out[i] = x[i] + shift;
 }
 extern "C" __global__ void positive(const float* x, float* out, long long n, int* count) {
     if (blockIdx.x == 0 && threadIdx.x == 0) {

@@ -13,6 +13,7 @@ import numpy as np
 from trtsparse.errors import ConfigError, FeedError
 from trtsparse.files.model import OnnxModel
 from trtsparse.precision.specs import FeedChecker, TensorSpec, did_you_mean, input_specs, is_shared
+from trtsparse.precision.vocabulary import input_range
 
 __all__ = ["Feeds", "FileFeeds", "RandomCalibrationWarning", "check_feeds", "random_feeds", "read_feeds"]
 
@@ -35,7 +36,8 @@ def random_feeds(
 ) -> list[dict[str, np.ndarray]]:
     """Make inputs of the right names, types and shapes.
 
-    Floats are standard normal; integers are 0 or 1, which every vocabulary and mask has.
+    Floats are standard normal; integers are any that the model's vocabulary has, see
+    `trtsparse.precision.vocabulary.input_range`, and 0 or 1 where it has none.
     A dynamic dim is 1 when it comes first (the batch), 224 when it is an image's height or width, else 16.
 
     Args:
@@ -58,10 +60,15 @@ def random_feeds(
         >>> feed["x"].shape, feed["x"].dtype.name
         ((1, 4), 'float32')
     """
-    specs = input_specs(OnnxModel.open(model))
+    opened = OnnxModel.open(model)
+    specs = input_specs(opened)
     sizes = input_shapes(specs, shapes or {})
+    ranges = {spec.name: input_range(opened, spec.name) for spec in specs if spec.dtype.kind in "iu"}
     random = np.random.default_rng(seed)
-    return [{spec.name: _random_array(random, spec.dtype, sizes[spec.name]) for spec in specs} for _ in range(count)]
+    return [
+        {spec.name: _random_array(random, spec.dtype, sizes[spec.name], ranges.get(spec.name, 2)) for spec in specs}
+        for _ in range(count)
+    ]
 
 
 def input_shapes(specs: Sequence[TensorSpec], shapes: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
@@ -120,11 +127,16 @@ def _default_shape(spec: TensorSpec, sizes: dict[str, int]) -> tuple[int, ...]:
     return tuple(found)
 
 
-def _random_array(random: np.random.Generator, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarray:
+def _random_array(
+    random: np.random.Generator, dtype: np.dtype[Any], shape: tuple[int, ...], values: int
+) -> np.ndarray:
+    """Standard normal floats, or integers below ``values``."""
     if dtype.kind == "O":
         return np.full(shape, "", object)
-    values = random.integers(0, 2, shape) if dtype.kind in "biu" else random.standard_normal(shape, np.float32)
-    return np.asarray(values).astype(dtype)
+    if dtype.kind not in "biu":
+        return np.asarray(random.standard_normal(shape, np.float32)).astype(dtype)
+    largest = 1 if dtype.kind == "b" else np.iinfo(dtype).max
+    return np.asarray(random.integers(0, min(values, int(largest) + 1), shape)).astype(dtype)
 
 
 def check_feeds(model: str | os.PathLike[str] | bytes | Any, feeds: Iterable[Mapping[str, Any]]) -> None:

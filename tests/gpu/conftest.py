@@ -1,0 +1,91 @@
+"""Where a session can live: the in-memory CUDA, and each CUDA binding that is installed on a machine with a GPU."""
+
+import gc
+
+import pytest
+
+from tests.doubles.cuda import MemoryCuda
+from tests.doubles.kernels import GpuKernels, KernelEngine, MemoryKernels
+from trtsparse.errors import DeviceError, MissingDependencyError
+from trtsparse.runtime.cuda import open_cuda
+from trtsparse.runtime.options import SessionOptions
+from trtsparse.runtime.session import Session
+
+BINDINGS = ("cuda-python", "pycuda")
+SLOW = 2_000_000
+"""Cycles that a kernel spins: about a millisecond."""
+
+
+class World:
+    """A CUDA and kernels on it.
+
+    Attributes:
+        cuda: The provider.
+        slow: Cycles after which a missing synchronisation shows; 0 where executions are late anyway.
+    """
+
+    def __init__(self, cuda, kernels, *, slow):
+        self.cuda, self.kernels, self.slow = cuda, kernels, slow
+        self.is_memory = isinstance(cuda, MemoryCuda)
+
+    def engine(self, **options):
+        token = self.cuda.enter()
+        try:
+            return KernelEngine(self.kernels, **options)
+        finally:
+            self.cuda.leave(token)
+
+    def session(self, engine=None, **options):
+        return Session(engine or self.engine(), cuda=self.cuda, options=SessionOptions(**options))
+
+    def check(self):
+        gc.collect()
+        if self.is_memory:
+            self.cuda.check()
+            assert set(self.cuda.alive.values()) == {0}
+
+
+_kernels = {}
+
+
+def gpu_world(binding):
+    """A world on GPU 0; skips where there is none."""
+    try:
+        cuda = open_cuda(binding)
+    except (DeviceError, MissingDependencyError) as error:
+        pytest.skip(str(error).replace("\n", " "))
+    token = cuda.enter()
+    try:
+        kernels = _kernels.setdefault(0, None) or GpuKernels(0)
+        _kernels[0] = kernels
+    finally:
+        cuda.leave(token)
+    return World(cuda, kernels, slow=SLOW)
+
+
+def memory_world(order):
+    cuda = MemoryCuda(order=order, log=False)
+    return World(cuda, MemoryKernels(cuda), slow=0)
+
+
+PLACES = [
+    *("memory-eager", "memory-late", "memory-shuffled"),
+    *(pytest.param(binding, marks=pytest.mark.gpu) for binding in BINDINGS),
+]
+
+
+@pytest.fixture(params=PLACES)
+def world(request):
+    """Everywhere."""
+    name = request.param
+    made = gpu_world(name) if name in BINDINGS else memory_world(name.partition("-")[2])
+    yield made
+    made.check()
+
+
+@pytest.fixture(params=BINDINGS)
+def gpu(request):
+    """On a real GPU only."""
+    made = gpu_world(request.param)
+    yield made
+    made.check()
