@@ -10,7 +10,7 @@ import functools
 import itertools
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -33,7 +33,7 @@ __all__ = [
     "two_axis_candidates",
 ]
 
-CHUNK = 1 << 18  # elements: their bits and the scratch beside them fit the L2 cache
+CHUNK = 1 << 19  # elements: the scratch stays in the cache, and threads hand over rarely
 PARALLEL_COST = 1 << 24  # bytes read: below this handing work to threads costs more than it gains
 PRUNE_COST = 8  # pruning a byte takes about as long as counting this many
 _MOST_THREADS = 16
@@ -148,15 +148,15 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(_threads(), thread_name_prefix="trtsparse-pattern")
 
 
-def in_parallel(work: Callable[[list[Chunk]], _Result], chunks: list[Chunk], cost: int) -> list[_Result]:
-    """Call ``work`` on contiguous shares of the chunks, on several threads when there is enough to do.
+def in_parallel(work: Callable[[Iterable[Chunk]], _Result], chunks: list[Chunk], cost: int) -> list[_Result]:
+    """Call ``work`` with the chunks, or on several threads, each with the chunks that it comes to take.
 
     numpy lets other threads run while it computes. ``cost`` is in bytes of a plain pass over memory.
     """
     if cost < PARALLEL_COST or len(chunks) < 2:
         return [work(chunks)]
-    share = -(-len(chunks) // (4 * _threads()))  # several shares each even out the load
-    return list(_pool().map(work, [chunks[start : start + share] for start in range(0, len(chunks), share)]))
+    shared = iter(chunks)  # taking the next of a list is one step that no other thread can interrupt
+    return list(_pool().map(work, [shared] * _threads()))
 
 
 if hasattr(os, "register_at_fork"):  # threads do not survive a fork

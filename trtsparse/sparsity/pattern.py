@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -111,7 +112,7 @@ def count_groups(weights: np.ndarray, *, axis: int, pattern: Pattern = TWO_FOUR)
     grouped, elements = grouped_view(weights, axis, pattern.m)
     chunks = chunks_of(grouped.shape)
 
-    def count(share: list[Chunk]) -> Counter:
+    def count(share: Iterable[Chunk]) -> Counter:
         counter = Counter(elements, pattern.n, grouped[chunks[0]] if chunks else grouped)
         for chunk in share:
             counter.add(grouped[chunk], row=chunk[0].start, column=chunk[2].start)
@@ -151,7 +152,7 @@ def keep_mask(weights: np.ndarray, *, axis: int, pattern: Pattern = TWO_FOUR) ->
     bits = grouped.view(f"u{grouped.dtype.itemsize}")
     mask = np.empty(grouped.shape, np.bool_)
 
-    def fill(chunks: list[Chunk]) -> None:
+    def fill(chunks: Iterable[Chunk]) -> None:
         for chunk in chunks:
             mask[chunk] = kept(elements.magnitude(bits[chunk]), pattern.n).transpose(1, 0, 2)
 
@@ -253,7 +254,7 @@ def prune_array(weights: np.ndarray, *, axis: int, pattern: Pattern = TWO_FOUR) 
         )
     grouped, elements = grouped_view(weights, axis, pattern.m)
 
-    def prune(chunks: list[Chunk]) -> int:
+    def prune(chunks: Iterable[Chunk]) -> int:
         return sum(prune_chunk(grouped[chunk], elements, pattern.n) for chunk in chunks)
 
     return sum(in_parallel(prune, chunks_of(grouped.shape), grouped.nbytes * PRUNE_COST))
