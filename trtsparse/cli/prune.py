@@ -26,7 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Prune and print what changed."""
-    from trtsparse.report.console import console, progress_bar, prune_table
+    from trtsparse.report.progress import progress_bar
     from trtsparse.sparsity.pattern import Pattern
     from trtsparse.sparsity.prune import prune
 
@@ -43,5 +43,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         shared.print_json(result.to_dict())
     else:
+        from trtsparse.report.console import console, prune_table
+
         prune_table(result, out=console())
     return 0

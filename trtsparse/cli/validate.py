@@ -38,7 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Validate and print."""
-    from trtsparse.report.console import console, progress_bar, sparsity_table
+    from trtsparse.report.progress import progress_bar
     from trtsparse.sparsity.pattern import Pattern
     from trtsparse.sparsity.validate import validate
 
@@ -63,6 +63,8 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         shared.print_json(report.to_dict())
     else:
+        from trtsparse.report.console import console, sparsity_table
+
         sparsity_table(report, out=console())
     if options.require is not None and total is not None:
         shared.say(f"{total.share:.1%} of {options.by} eligible and compliant, {options.require:.1%} required")

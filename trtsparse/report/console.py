@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import IO
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from trtsparse.sparsity.prune import PruneResult
 from trtsparse.sparsity.validate import SiteReport, SparsityReport, Total
 
-__all__ = ["console", "mark", "progress_bar", "prune_table", "sparsity_table"]
+__all__ = ["console", "mark", "prune_table", "sparsity_table"]
 
 _PIPED_WIDTH = 200  # a log file has no width: do not cut names
 
@@ -89,24 +86,6 @@ def prune_table(result: PruneResult, *, out: Console) -> None:
     for name, reason in result.skipped:
         out.print(f"left alone: {escape(name)}: {escape(reason)}")
     out.print(f"{len(result.tensors)} tensors, {result.zeroed:,} weights set to zero")
-
-
-@contextmanager
-def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on a terminal's standard error, nothing when piped.
-
-    Yields:
-        A function to call with (done, total).
-    """
-    out = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=out, transient=True, disable=not out.is_terminal) as progress:
-        task = progress.add_task(title, total=None)
-
-        def update(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total)
-
-        yield update
 
 
 def _site_cells(site: SiteReport) -> tuple[str, ...]:
