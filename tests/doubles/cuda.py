@@ -300,10 +300,13 @@ class MemoryCuda:
 
     def _place(self, address: int, nbytes: int, *, on_device: bool) -> None:
         region = self._region(address, nbytes)
-        dead = any(r.address <= address < r.address + max(r.nbytes, 1) for r in self._freed) if not region else False
-        if on_device != bool(region and region.kind == "device") or dead:
+        right = region.kind == ("device" if on_device else "pinned") if region else not on_device
+        if not right or (region is None and self._was_freed(address)):
             kind = "device" if on_device else "host"
             raise AssertionError(f"{address:#x} + {nbytes} is not {kind} memory that is alive")
+
+    def _was_freed(self, address: int) -> bool:
+        return any(region.address <= address < region.address + region.nbytes for region in self._freed)
 
     def _event(self, event: int) -> _Moment:
         if event not in self._events:

@@ -22,6 +22,7 @@ from tests.doubles.cuda import MemoryCuda
 from trtsparse.engines.device import Allocate, ProfileShapes, Shape
 from trtsparse.errors import EngineError
 from trtsparse.precision.specs import TensorSpec
+from trtsparse.runtime.cuda import current
 
 __all__ = ["GpuKernels", "KernelEngine", "MemoryKernels"]
 
@@ -44,7 +45,7 @@ extern "C" __global__ void positive(const float* x, float* out, long long n, int
     }
 }
 """
-_THREADS, _MOST_BLOCKS = 256, 64
+_THREADS = 256
 
 
 class Kernels(Protocol):
@@ -70,12 +71,14 @@ class GpuKernels:
 
     Args:
         device: The GPU's number.
+        most_blocks: The most that one kernel launches; few leave room for the kernels of other streams.
     """
 
-    def __init__(self, device: int = 0) -> None:
+    def __init__(self, device: int = 0, *, most_blocks: int = 64) -> None:
         from cuda.bindings import driver, runtime
 
         self.device = device
+        self._most_blocks = most_blocks
         self._driver, self._runtime = driver, runtime
         self._checked(runtime.cudaSetDevice(device))
         self._checked(runtime.cudaFree(0))  # makes the primary context current
@@ -110,7 +113,7 @@ class GpuKernels:
         return binary
 
     def _launch(self, name: str, n: int, stream: int, values: tuple[Any, ...], types: tuple[Any, ...]) -> None:
-        blocks = 1 if name == "positive" else min(_MOST_BLOCKS, max(1, -(-n // _THREADS)))
+        blocks = 1 if name == "positive" else min(self._most_blocks, max(1, -(-n // _THREADS)))
         self._checked(
             self._driver.cuLaunchKernel(
                 self._functions[name], blocks, 1, 1, _THREADS, 1, 1, 0, stream, (values, types), 0
@@ -184,13 +187,16 @@ class MemoryKernels:
         self._submit(stream, work)
 
     def allocate(self, nbytes: int) -> int:
-        return self._cuda.allocate(nbytes)
+        with current(self._cuda):
+            return self._cuda.allocate(nbytes)
 
     def free(self, address: int) -> None:
-        self._cuda.free(address)
+        with current(self._cuda):
+            self._cuda.free(address)
 
     def read_int(self, address: int, stream: int) -> int:
-        self._cuda.synchronize(stream)
+        with current(self._cuda):
+            self._cuda.synchronize(stream)
         return ctypes.c_int.from_address(address).value
 
 

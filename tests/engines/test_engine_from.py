@@ -1,3 +1,4 @@
+import importlib
 import sys
 
 import pytest
@@ -20,20 +21,42 @@ def test_an_onnx_model_goes_to_onnx_runtime(tmp_path):
         assert engine_from(source, engine="onnxruntime", threads=1).name == "onnxruntime"
 
 
-@pytest.mark.parametrize("library", PLANS)
-def test_a_plan_says_what_it_needs(library, tmp_path):
+def test_a_plan_needs_a_gpu(tmp_path, monkeypatch):
+    pytest.importorskip("tensorrt_rtx")
+    monkeypatch.setattr("trtsparse.engines.tensorrt.count_gpus", lambda: 0)
+    installed = importlib.import_module("tensorrt_rtx").__version__
     path = tmp_path / "m.plan"
-    path.write_bytes(PLANS[library])
+    numbers = [int(part) for part in installed.split(".")]
+    path.write_bytes(b"vtrt" + bytes(12) + (28).to_bytes(8, "little") + bytes(numbers))
     with pytest.raises(DeviceError) as caught:
         engine_from(path)
     assert str(caught.value) == (
         "a plan is executed by the library that built it, on an NVIDIA GPU\n"
         f"  where: {path}\n"
-        "  got: no engine for plans here\n"
-        f"  expected: {library} and a GPU that the plan was built for\n"
+        "  got: no GPU that CUDA can use\n"
+        f"  expected: TensorRT-RTX {installed} and a GPU that the plan was built for\n"
         "  to fix: run the ONNX model that the plan was built from on the CPU"
     )
     assert caught.value.exit_code == 3
+
+
+def test_a_plan_needs_the_library_that_built_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    with pytest.raises(MissingDependencyError, match="TensorRT cannot be imported") as caught:
+        engine_from(PLANS["TensorRT 10.13.3.9"])
+    assert caught.value.extra == "tensorrt"
+
+
+def test_tensorrt_cannot_execute_an_onnx_model():
+    with pytest.raises(ConfigError) as caught:
+        engine_from(MODEL, engine="tensorrt")
+    assert str(caught.value) == (
+        "TensorRT executes plans\n"
+        "  where: engine\n"
+        "  got: something that does not begin as a plan does\n"
+        "  expected: a plan\n"
+        "  to fix: build a plan of the model first"
+    )
 
 
 def test_onnx_runtime_cannot_execute_a_plan():
@@ -62,7 +85,7 @@ def test_an_unknown_engine_is_refused():
     with pytest.raises(ConfigError) as caught:
         engine_from(MODEL, engine="tensorflow")
     assert str(caught.value) == (
-        "no such engine\n  where: engine\n  got: 'tensorflow'\n  expected: auto, onnxruntime"
+        "no such engine\n  where: engine\n  got: 'tensorflow'\n  expected: auto, onnxruntime, tensorrt"
     )
 
 

@@ -4,10 +4,13 @@ import gc
 
 import pytest
 
+from tests.doubles.bindings import installed_bindings, make_pycuda, make_runtime
 from tests.doubles.cuda import MemoryCuda
 from tests.doubles.kernels import GpuKernels, KernelEngine, MemoryKernels
 from trtsparse.errors import DeviceError, MissingDependencyError
 from trtsparse.runtime.cuda import open_cuda
+from trtsparse.runtime.cuda_pycuda import PyCuda
+from trtsparse.runtime.cuda_python import CudaPython
 from trtsparse.runtime.options import SessionOptions
 from trtsparse.runtime.session import Session
 
@@ -21,12 +24,14 @@ class World:
 
     Attributes:
         cuda: The provider.
+        memory: The in-memory CUDA beneath it; None on a real GPU.
         slow: Cycles after which a missing synchronisation shows; 0 where executions are late anyway.
     """
 
-    def __init__(self, cuda, kernels, *, slow):
+    def __init__(self, cuda, kernels, *, slow, memory=None):
         self.cuda, self.kernels, self.slow = cuda, kernels, slow
-        self.is_memory = isinstance(cuda, MemoryCuda)
+        self.memory = memory or (cuda if isinstance(cuda, MemoryCuda) else None)
+        self.is_memory = self.memory is not None
 
     def engine(self, **options):
         token = self.cuda.enter()
@@ -41,8 +46,8 @@ class World:
     def check(self):
         gc.collect()
         if self.is_memory:
-            self.cuda.check()
-            assert set(self.cuda.alive.values()) == {0}
+            self.memory.check()
+            assert set(self.memory.alive.values()) == {0}
 
 
 _kernels = {}
@@ -68,8 +73,20 @@ def memory_world(order):
     return World(cuda, MemoryKernels(cuda), slow=0)
 
 
+def provider_world(binding):
+    """A provider over a double of its binding, over the in-memory CUDA."""
+    memory = MemoryCuda(order="shuffled", log=False)
+    if binding == "cuda-python":
+        with installed_bindings(runtime=make_runtime(memory)):
+            cuda = CudaPython()
+    else:
+        with installed_bindings(pycuda=make_pycuda(memory)):
+            cuda = PyCuda()
+    return World(cuda, MemoryKernels(memory), slow=0, memory=memory)
+
+
 PLACES = [
-    *("memory-eager", "memory-late", "memory-shuffled"),
+    *("memory-eager", "memory-late", "memory-shuffled", "double-cuda-python", "double-pycuda"),
     *(pytest.param(binding, marks=pytest.mark.gpu) for binding in BINDINGS),
 ]
 
@@ -78,7 +95,8 @@ PLACES = [
 def world(request):
     """Everywhere."""
     name = request.param
-    made = gpu_world(name) if name in BINDINGS else memory_world(name.partition("-")[2])
+    kind, _, rest = name.partition("-")
+    made = gpu_world(name) if name in BINDINGS else {"memory": memory_world, "double": provider_world}[kind](rest)
     yield made
     made.check()
 

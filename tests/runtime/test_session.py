@@ -1,3 +1,4 @@
+import asyncio
 import threading
 
 import numpy as np
@@ -6,8 +7,11 @@ from onnx import parser
 
 import models
 from models import packaged
+from tests.doubles.bindings import installed_bindings, make_runtime
+from tests.doubles.cuda import MemoryCuda
 from trtsparse.engines.base import TensorSpec
-from trtsparse.errors import ConfigError, DtypeError, EngineError, FeedError, ShapeError
+from trtsparse.errors import ConfigError, DeviceError, DtypeError, EngineError, FeedError, ShapeError
+from trtsparse.runtime.options import SessionOptions
 from trtsparse.runtime.session import Session
 
 MODEL = parser.parse_model(
@@ -171,3 +175,168 @@ def test_magika_tells_python_from_markdown(tmp_path):
     with Session(models.get("magika")) as session:
         scores = session.run({"bytes": packaged.magika_features([tmp_path / name for name in files])})["target_label"]
     assert [packaged.magika_labels()[i] for i in scores.argmax(1)] == list(files)
+
+
+def test_arrays_of_the_caller_are_filled(session):
+    total = np.zeros((2, 4), np.float32)
+    assert session.run_into(feed(3), {"total": total}) == {"total": total}
+    assert (total == 4).all()
+    for wrong, error in (
+        (np.zeros((2, 5), np.float32), ShapeError),
+        (np.zeros((2, 4), np.float64), DtypeError),
+        ([0.0], ConfigError),
+    ):
+        with pytest.raises(error) as caught:
+            session.run_into(feed(), {"total": wrong})
+        assert caught.value.where == "output 'total'"
+    with pytest.raises(ConfigError, match="the model has no such output"):
+        session.run_into(feed(), {"totl": total})
+
+
+def test_submitted_requests_run_side_by_side_and_come_back_with_their_results():
+    with Session(MODEL, threads=1, options=SessionOptions(contexts=3)) as session:
+        assert session.contexts == 3
+        given = [feed(value) for value in range(20)]
+        requests = [session.submit(feeds) for feeds in given]
+        for feeds in given:
+            feeds["x"][:] = np.nan  # copied when it was submitted
+        for value, request in enumerate(requests):
+            assert request.result(timeout=10)["total"][0, 0] == value + 1
+            assert request.done()
+            assert request.exception() is None
+        assert list(session.submit(feed(), outputs=["difference"]).result()) == ["difference"]
+        with pytest.raises(ShapeError):
+            session.submit({**feed(), "x": np.zeros((2, 5), np.float32)})
+
+
+def test_results_of_submitted_requests_outlive_the_session():
+    session = Session(MODEL, threads=1)
+    requests = [session.submit(feed(value)) for value in range(4)]
+    session.close()
+    assert [request.result()["total"][0, 0] for request in requests] == [1, 2, 3, 4]
+    with pytest.raises(EngineError, match="the session is closed"):
+        session.submit(feed())
+
+
+def test_asyncio_runs_requests_side_by_side(session):
+    async def work():
+        found = await asyncio.gather(*(session.arun(feed(value), outputs=["total"]) for value in range(6)))
+        awaited = await session.submit(feed(9))
+        return [outputs["total"][0, 0] for outputs in (*found, awaited)]
+
+    assert asyncio.run(work()) == [1, 2, 3, 4, 5, 6, 10]
+
+
+class OtherLibrary:
+    """An array with DLPack alone."""
+
+    def __init__(self, values):
+        self._values = values
+
+    def __dlpack__(self, **options):
+        return self._values.__dlpack__(**options)
+
+    def __dlpack_device__(self):
+        return 1, 0
+
+
+def test_arrays_of_other_libraries_are_read(session):
+    feeds = {name: OtherLibrary(values) for name, values in feed(5).items()}
+    assert session.run(feeds)["total"][0, 0] == 6
+
+
+@pytest.mark.parametrize(
+    ("options", "where"),
+    [({"to": "device"}, "to"), ({"stream": 5}, "stream"), ({"stream": 5, "to": "device"}, "stream")],
+)
+def test_what_only_a_gpu_can_do_is_refused(session, options, where):
+    with pytest.raises(ConfigError) as caught:
+        session.run(feed(), **options)
+    assert str(caught.value) == (
+        "this engine works in host memory\n"
+        f"  where: {where}\n"
+        f"  got: {session.engine.description}\n"
+        "  to fix: leave stream and to='device' out, or open a plan on a GPU"
+    )
+
+
+@pytest.mark.parametrize("options", [{"to": "gpu"}, {"to": "host", "stream": 1}])
+def test_an_unknown_place_is_refused(session, options):
+    with pytest.raises(ConfigError) as caught:
+        session.run(feed(), **options)
+    assert str(caught.value) == (
+        "outputs cannot go there\n"
+        "  where: to\n"
+        f"  got: {options['to']!r}\n"
+        "  expected: 'device' with stream, else also 'host'"
+    )
+
+
+@pytest.mark.parametrize(("options", "where"), [({"device": 0}, "device"), ({"cuda": "pycuda"}, "cuda")])
+def test_an_onnx_model_has_no_gpu(options, where):
+    with pytest.raises(ConfigError) as caught:
+        Session(MODEL, **options)
+    assert str(caught.value) == (
+        f"an ONNX model is executed on the CPU\n  where: {where}\n"
+        "  to fix: build a plan of it for the GPU, or leave the option out"
+    )
+
+
+def test_a_plan_has_no_cpu_threads():
+    plan = b"vtrt" + bytes(12) + (28).to_bytes(8, "little") + bytes([1, 7, 1, 116])
+    with pytest.raises(ConfigError) as caught:
+        Session(plan, threads=2)
+    assert str(caught.value) == ("a plan is executed by a GPU\n  where: threads\n  got: 2\n  to fix: leave it out")
+
+
+def test_a_plan_on_a_machine_without_a_gpu_says_so(monkeypatch):
+    monkeypatch.setattr("trtsparse.runtime.session.count_gpus", lambda: 0)
+    plan = b"vtrt" + bytes(12) + (28).to_bytes(8, "little") + bytes([1, 7, 1, 116])
+    for modules in ({"runtime": None, "pycuda": None}, {"runtime": make_runtime(MemoryCuda(), gpus=0)}):
+        with installed_bindings(**modules), pytest.raises(DeviceError) as caught:
+            Session(plan)
+        assert str(caught.value) == (
+            "a plan is executed by the library that built it, on an NVIDIA GPU\n"
+            "  where: bytes\n"
+            "  got: no GPU that CUDA can use\n"
+            "  expected: TensorRT-RTX 1.7.1.116 and a GPU that the plan was built for\n"
+            "  to fix: run the ONNX model that the plan was built from on the CPU"
+        )
+
+
+def test_sessions_share_an_engine_and_the_last_one_closes_it():
+    engine = Doubler()
+    first, second = Session(engine), Session(engine)
+    assert first.engine is engine
+    first.close()
+    first.close()
+    assert engine.closed == 0
+    assert second.run({"x": np.float32([1, 2])})["y"].tolist() == [2, 4]
+    second.close()
+    assert engine.closed == 1
+
+
+def test_host_arrays_and_memory_are_there_on_the_cpu_too(session):
+    array = session.host_array([2, 4], "float32")
+    assert (array.shape, array.dtype) == ((2, 4), np.float32)
+    assert session.memory == {}
+    assert session.contexts_replaced == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"contexts": 0}, "an option must be positive\n  where: contexts\n  got: 0"),
+        ({"graph_limit": -1}, "an option must be positive\n  where: graph_limit\n  got: -1"),
+        ({"device_limit_nbytes": 0}, "an option must be positive\n  where: device_limit_nbytes\n  got: 0"),
+        ({"unfit": "cast"}, "unfit has no such value\n  where: unfit\n  got: 'cast'\n  expected: 'copy', 'refuse'"),
+        (
+            {"scratch": "mine"},
+            "scratch has no such value\n  where: scratch\n  got: 'mine'\n  expected: 'context', 'pool', 'shared'",
+        ),
+    ],
+)
+def test_options_out_of_range_are_refused(options, message):
+    with pytest.raises(ConfigError) as caught:
+        SessionOptions(**options)
+    assert str(caught.value) == message

@@ -6,9 +6,8 @@ import contextlib
 import functools
 import mmap
 import os
-import shutil
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from google.protobuf.message import DecodeError
 
 from trtsparse.errors import ExternalDataError, ModelError, ModelNotFoundError, OutputError
 from trtsparse.files import atomic, tensor
+from trtsparse.files.copies import beside, copy_file, load, ranges, same_file
 from trtsparse.files.protobuf import Buffer, rewrite_tensors
 from trtsparse.files.tensor import TensorRef
 
@@ -46,6 +46,7 @@ class OnnxModel:
         self.name = name
         self.folder = folder
         self.proto = _parse_skeleton(self.files[""], name)
+        self._holes: dict[tuple[str, int], np.ndarray] = {}  # of a copy: originals of what was not copied
 
     @classmethod
     def open(cls, source: str | os.PathLike[str] | bytes | onnx.ModelProto | OnnxModel) -> OnnxModel:
@@ -139,6 +140,12 @@ class OnnxModel:
             ModelError: A varint-encoded element would need more bytes than it has.
         """
         stored = self._bytes(ref, "r+")
+        original = self._holes.pop(ref.key, None)
+        if original is not None:
+            values = original.copy()
+            yield _elements(values, ref)
+            stored[...] = values
+            return
         if ref.encoding == "raw_data":
             yield _elements(stored, ref)
             return
@@ -148,12 +155,14 @@ class OnnxModel:
         tensor.rewrite_varints(stored, before, values, name=ref.name)
 
     @contextlib.contextmanager
-    def copying(self, target: Path | None) -> Iterator[OnnxModel]:
+    def copying(self, target: Path | None, *, replaced: Collection[TensorRef] = ()) -> Iterator[OnnxModel]:
         """Give an editable copy, which becomes ``target`` when the block ends without an error.
 
         Args:
             target: The new model file (its own path is fine), or None for a copy in memory. External data files keep
                 their names, unless they would replace those of this model: then they are named after ``target``.
+            replaced: Tensors that the block will `edit`, every one: in files they are written once, then, and not
+                copied before. Otherwise a large file would go to the disk twice.
 
         Yields:
             The copy. Every byte equals the original's; only names of external files may differ.
@@ -163,23 +172,29 @@ class OnnxModel:
         """
         externals = self._external_locations()
         if target is None:
-            copies = {key: bytearray(_load(self._file(key))) for key in ("", *externals)}
+            copies = {key: bytearray(load(self._file(key))) for key in ("", *externals)}
             yield OnnxModel(copies, name=self.name, folder=self.folder)
             return
         names = self._target_names(externals, target)
-        targets = {names[location]: _beside(target, names[location]) for location in externals}
+        targets = {names[location]: beside(target, names[location]) for location in externals}
         with (
             atomic.folders([path.parent for path in targets.values()], beside=target),
             atomic.replacing_all([*targets.values(), target]) as (*temporaries, main),
         ):
             for location, temporary in zip(externals, temporaries, strict=True):
-                _copy(self._file(location), temporary)
+                copy_file(self._file(location), temporary, ranges(replaced, location))
             renamed = {old: new for old, new in names.items() if old != new}
             if renamed:
-                main.write_bytes(rewrite_tensors(_load(self.files[""]), functools.partial(tensor.relocate, renamed)))
+                main.write_bytes(rewrite_tensors(load(self.files[""]), functools.partial(tensor.relocate, renamed)))
             else:
-                _copy(self.files[""], main)
-            yield OnnxModel({**dict(zip(targets, temporaries, strict=True)), "": main}, name=self.name)
+                copy_file(self.files[""], main, ranges(replaced, ""))
+            copy = OnnxModel({**dict(zip(targets, temporaries, strict=True)), "": main}, name=self.name)
+            copy._holes = {
+                (names.get(ref.location, ""), ref.offset): self._bytes(ref, "r")
+                for ref in replaced
+                if ref.encoding == "raw_data" and (ref.location or not renamed)
+            }
+            yield copy
 
     def save(self, path: str | os.PathLike[str]) -> OnnxModel:
         """Write the model, with its external data files beside it, and return it opened there.
@@ -194,7 +209,7 @@ class OnnxModel:
     def load(self) -> onnx.ModelProto:
         """The whole model with all data in memory, as ``onnx.load`` gives it."""
         main = self.files[""]
-        model: onnx.ModelProto = onnx.ModelProto.FromString(bytes(_load(main)))
+        model: onnx.ModelProto = onnx.ModelProto.FromString(bytes(load(main)))
         for proto in _tensors(model):
             if proto.data_location == onnx.TensorProto.EXTERNAL:
                 ref = self.ref(proto)
@@ -254,14 +269,14 @@ class OnnxModel:
     def _target_names(self, externals: list[str], target: Path) -> dict[str, str]:
         """The external files' names beside ``target``: their own, or new ones where those are this model's files."""
         sources = {location: self._source(location) for location in externals}
-        if any(_same_file(source, target) for source in sources.values()):
+        if any(same_file(source, target) for source in sources.values()):
             raise OutputError(
                 "the output would replace the model's own data file",
                 where=target,
                 fix="give another path, or the model's own to replace both",
             )
-        own = self.path is not None and _same_file(self.path, target)
-        if own or not any(_same_file(source, _beside(target, location)) for location, source in sources.items()):
+        own = self.path is not None and same_file(self.path, target)
+        if own or not any(same_file(source, beside(target, location)) for location, source in sources.items()):
             return {location: location for location in externals}
         taken = set(externals)
         numbered = (f"{target.name}.data" if n == 0 else f"{target.name}.{n}.data" for n in range(2 * len(taken) + 1))
@@ -366,31 +381,12 @@ def _inside(folder: Path | None, location: str, name: str) -> Path:
     return path
 
 
-def _beside(target: Path, location: str) -> Path:
-    return target.parent / location
-
-
-def _same_file(a: Path | Buffer, b: Path) -> bool:
-    return isinstance(a, Path) and a.exists() and b.exists() and a.samefile(b)
-
-
 def _check_inline(proto: onnx.TensorProto, where: str) -> None:
     """Small vectors keep their data in the skeleton, and so does a tensor that has none."""
     try:
         onnx.numpy_helper.to_array(proto)
     except (ValueError, TypeError) as error:
         raise ModelError("a tensor's dims and data disagree", where=where, got=str(error)) from error
-
-
-def _load(file: Path | Buffer) -> Buffer:
-    return file.read_bytes() if isinstance(file, Path) else file
-
-
-def _copy(file: Path | Buffer, target: Path) -> None:
-    if isinstance(file, Path):
-        shutil.copyfile(file, target)
-    else:
-        target.write_bytes(file)
 
 
 def _elements(stored: np.ndarray, ref: TensorRef) -> np.ndarray:

@@ -143,10 +143,14 @@ def prune(
     pruned = []
     done, total = 0, sum(_ref(uses).nbytes for uses in chosen)
     positions = {id(site): position for position, site in enumerate(sites)}
-    with opened.copying(None if output is None else Path(output)) as copy:
+    violating = [uses for uses in chosen if _is_violating(opened, uses, pattern)]
+    target = None if output is None else Path(output)
+    with opened.copying(target, replaced=[_ref(uses) for uses in violating]) as copy:
         copied = sites_of(copy)
         for uses in chosen:
-            pruned.append(_prune_tensor(copy, [copied[positions[id(site)]] for site in uses], pattern))
+            there = [copied[positions[id(site)]] for site in uses]
+            zeroed = _edit(copy, there, pattern) if any(uses is other for other in violating) else 0
+            pruned.append(_described(copy, there, zeroed))
             done += _ref(uses).nbytes
             if progress is not None:
                 progress(done, total)
@@ -245,20 +249,33 @@ def _check_overlaps(model: OnnxModel, chosen: set[tuple[str, int]]) -> None:
             furthest = max(ref, furthest, key=lambda ref: ref.offset + ref.nbytes)
 
 
-def _prune_tensor(model: OnnxModel, uses: Sequence[WeightSite], pattern: Pattern) -> PrunedTensor:
-    first, ref = uses[0], _ref(uses)
-    axes = tuple(sorted({site.axis for site in uses}))
-    one_each = [next(site for site in uses if site.axis == axis) for axis in axes]
-    zeroed = 0
-    if any(count_site(model, site, pattern=pattern).violating for site in one_each):
-        try:
-            zeroed = _edit(model, ref, first, axes, pattern)
-        except PatternError as error:
-            raise PruneError(
-                error.what, where=f"{first.tensor!r}", got=error.got, fix=f"exclude it: exclude=[{first.tensor!r}]"
-            ) from error
-    nodes = tuple(site.node for site in uses)
-    return PrunedTensor(first.tensor, nodes, axes, ref.size, zeroed, _other_readers(model, first.tensor, nodes))
+def _axes(uses: Sequence[WeightSite]) -> tuple[int, ...]:
+    return tuple(sorted({site.axis for site in uses}))
+
+
+def _is_violating(model: OnnxModel, uses: Sequence[WeightSite], pattern: Pattern) -> bool:
+    one_each = [next(site for site in uses if site.axis == axis) for axis in _axes(uses)]
+    return any(count_site(model, site, pattern=pattern).violating for site in one_each)
+
+
+def _edit(model: OnnxModel, uses: Sequence[WeightSite], pattern: Pattern) -> int:
+    """Prune one tensor in place; return how many elements became zero."""
+    site, ref = uses[0], _ref(uses)
+    try:
+        with model.edit(ref) as stored:
+            values = unpack_int4(stored, site) if ref.packed else stored
+            zeroed = prune_values(values, axes=_axes(uses), pattern=pattern, quantization=site.quantization)
+            if ref.packed:
+                stored[...] = pack_int4(values)
+    except PatternError as error:
+        fix = f"exclude it: exclude=[{site.tensor!r}]"
+        raise PruneError(error.what, where=repr(site.tensor), got=error.got, fix=fix) from error
+    return zeroed
+
+
+def _described(model: OnnxModel, uses: Sequence[WeightSite], zeroed: int) -> PrunedTensor:
+    name, nodes = uses[0].tensor, tuple(site.node for site in uses)
+    return PrunedTensor(name, nodes, _axes(uses), _ref(uses).size, zeroed, _other_readers(model, name, nodes))
 
 
 def _other_readers(model: OnnxModel, tensor: str, known: Sequence[str]) -> tuple[str, ...]:
@@ -269,12 +286,3 @@ def _other_readers(model: OnnxModel, tensor: str, known: Sequence[str]) -> tuple
         for node in readers
         if node.name not in known and node.op_type not in WEIGHT_INPUTS
     )
-
-
-def _edit(model: OnnxModel, ref: TensorRef, site: WeightSite, axes: tuple[int, ...], pattern: Pattern) -> int:
-    with model.edit(ref) as stored:
-        values = unpack_int4(stored, site) if ref.packed else stored
-        zeroed = prune_values(values, axes=axes, pattern=pattern, quantization=site.quantization)
-        if ref.packed:
-            stored[...] = pack_int4(values)
-    return zeroed
