@@ -23,6 +23,7 @@ from trtsparse.sparsity.pattern import count_groups, prune_array
 from trtsparse.sparsity.prune import prune
 from trtsparse.sparsity.validate import validate
 
+POLYGRAPHY_RUNS = 7  # each takes seconds
 CASES = {
     "linear, contiguous axis": ((8192, 8192), 1),
     "linear, strided axis": ((8192, 8192), 0),
@@ -70,15 +71,15 @@ def against_polygraphy(bench: Benchmark, folder: Path) -> None:
     dense, compliant = folder / "dense.onnx", folder / "compliant.onnx"
     onnx.save(linear_model(1, 1024, 1024), dense)
     prune(dense, output=compliant)
-    theirs = seconds(lambda: SparsityPruner(onnx.load(compliant)).check())
-    ours = [seconds(lambda: validate(compliant)) for _ in range(21)][1:]
-    bench.add(
-        "1M weights", "validate: times Polygraphy's inspect sparsity", [theirs / t for t in ours], "x", at_least=1000
+    theirs, ours = interleaved(
+        lambda: SparsityPruner(onnx.load(compliant)).check(), lambda: validate(compliant), POLYGRAPHY_RUNS
     )
-    theirs = seconds(lambda: SparsityPruner(onnx.load(dense)).prune())
-    ours = [seconds(lambda: prune(dense)) for _ in range(21)][1:]
-    bench.add("1M weights", "prune in memory: times Polygraphy's surgeon prune", [theirs / t for t in ours], "x",
-              at_least=500)  # fmt: skip
+    bench.add("1M weights", "validate: times Polygraphy's inspect sparsity", ratios(theirs, ours), "x", at_least=1000)
+    theirs, ours = interleaved(
+        lambda: SparsityPruner(onnx.load(dense)).prune(), lambda: prune(dense), POLYGRAPHY_RUNS
+    )
+    metric = "prune in memory: times Polygraphy's surgeon prune"
+    bench.add("1M weights", metric, ratios(theirs, ours), "x", at_least=500)
     written = [seconds(lambda: prune(dense, output=folder / "ours.onnx")) for _ in range(21)][1:]
     bench.add("1M weights", "prune to a file, flushed to disk", written, "s")
 

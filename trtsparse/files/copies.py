@@ -54,6 +54,13 @@ def same_file(a: Path | Buffer, b: Path) -> bool:
     return isinstance(a, Path) and a.exists() and b.exists() and a.samefile(b)
 
 
-def load(file: Path | Buffer) -> Buffer:
-    """The whole content."""
-    return file.read_bytes() if isinstance(file, Path) else file
+def load(file: Path | Buffer) -> bytearray:
+    """A copy of the whole content."""
+    if not isinstance(file, Path):
+        return bytearray(file)
+    content = bytearray(file.stat().st_size)
+    with file.open("rb", buffering=0) as source:
+        view = memoryview(content)
+        while view and (count := source.readinto(view)):
+            view = view[count:]
+    return content

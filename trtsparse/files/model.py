@@ -36,16 +36,24 @@ class OnnxModel:
             Values are paths, or the bytes themselves.
         name: What error messages call the model.
         folder: Where external files not in ``files`` are looked for; None when there is no such place.
+        proto: The skeleton, where it is known already.
 
     Raises:
         ModelError: Not an ONNX model.
     """
 
-    def __init__(self, files: Mapping[str, Path | Buffer], *, name: str, folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        files: Mapping[str, Path | Buffer],
+        *,
+        name: str,
+        folder: Path | None = None,
+        proto: onnx.ModelProto | None = None,
+    ) -> None:
         self.files = dict(files)
         self.name = name
         self.folder = folder
-        self.proto = _parse_skeleton(self.files[""], name)
+        self.proto = proto or _parse_skeleton(self.files[""], name)
         self._holes: dict[tuple[str, int], np.ndarray] = {}  # of a copy: originals of what was not copied
 
     @classmethod
@@ -139,13 +147,15 @@ class OnnxModel:
         Raises:
             ModelError: A varint-encoded element would need more bytes than it has.
         """
-        stored = self._bytes(ref, "r+")
         original = self._holes.pop(ref.key, None)
         if original is not None:
             values = original.copy()
             yield _elements(values, ref)
-            stored[...] = values
+            with Path(self.files[ref.location]).open("rb+") as file:  # type: ignore[arg-type]  # holes are in files
+                file.seek(ref.offset)
+                file.write(values)
             return
+        stored = self._bytes(ref, "r+")
         if ref.encoding == "raw_data":
             yield _elements(stored, ref)
             return
@@ -172,8 +182,8 @@ class OnnxModel:
         """
         externals = self._external_locations()
         if target is None:
-            copies = {key: bytearray(load(self._file(key))) for key in ("", *externals)}
-            yield OnnxModel(copies, name=self.name, folder=self.folder)
+            copies = {key: load(self._file(key)) for key in ("", *externals)}
+            yield OnnxModel(copies, name=self.name, folder=self.folder, proto=self.proto)
             return
         names = self._target_names(externals, target)
         targets = {names[location]: beside(target, names[location]) for location in externals}
@@ -188,7 +198,8 @@ class OnnxModel:
                 main.write_bytes(rewrite_tensors(load(self.files[""]), functools.partial(tensor.relocate, renamed)))
             else:
                 copy_file(self.files[""], main, ranges(replaced, ""))
-            copy = OnnxModel({**dict(zip(targets, temporaries, strict=True)), "": main}, name=self.name)
+            files = {**dict(zip(targets, temporaries, strict=True)), "": main}
+            copy = OnnxModel(files, name=self.name, proto=None if renamed else self.proto)
             copy._holes = {
                 (names.get(ref.location, ""), ref.offset): self._bytes(ref, "r")
                 for ref in replaced

@@ -146,7 +146,7 @@ def prune(
     violating = [uses for uses in chosen if _is_violating(opened, uses, pattern)]
     target = None if output is None else Path(output)
     with opened.copying(target, replaced=[_ref(uses) for uses in violating]) as copy:
-        copied = sites_of(copy)
+        copied = sites if copy.proto is opened.proto else sites_of(copy)  # else offsets may differ
         for uses in chosen:
             there = [copied[positions[id(site)]] for site in uses]
             zeroed = _edit(copy, there, pattern) if any(uses is other for other in violating) else 0
