@@ -299,8 +299,7 @@ class OnnxModel:
         if ref.nbytes == 0:
             return np.zeros(0, np.uint8)
         if isinstance(file, Path):
-            writable = "r+" if mode == "r+" else "r"
-            return np.memmap(file, np.uint8, writable, ref.offset, (ref.nbytes,))  # type: ignore[call-overload,no-any-return]
+            return _mapped(file, ref, writable=mode == "r+")
         view = np.frombuffer(file, np.uint8, ref.nbytes, ref.offset)
         if mode == "r":
             view.flags.writeable = False
@@ -339,6 +338,15 @@ def _view(main: Path | Buffer) -> Iterator[Buffer]:
             yield view
         finally:
             view.release()
+
+
+def _mapped(file: Path, ref: TensorRef, *, writable: bool) -> np.ndarray:
+    """The tensor's bytes, mapped; what ``np.memmap`` does, without its cost of a tenth of a millisecond."""
+    start = ref.offset - ref.offset % mmap.ALLOCATIONGRANULARITY
+    access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
+    with file.open("rb+" if writable else "rb") as opened:
+        mapped = mmap.mmap(opened.fileno(), ref.offset + ref.nbytes - start, access=access, offset=start)
+    return np.frombuffer(mapped, np.uint8, ref.nbytes, ref.offset - start)
 
 
 def _check_readable(path: Path) -> None:

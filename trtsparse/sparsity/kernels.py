@@ -10,10 +10,11 @@ import functools
 import itertools
 import math
 import os
+import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -35,7 +36,7 @@ __all__ = [
 
 CHUNK = 1 << 19  # elements: the scratch stays in the cache, and threads hand over rarely
 PARALLEL_COST = 1 << 24  # bytes read: below this handing work to threads costs more than it gains
-PRUNE_COST = 8  # pruning a byte takes about as long as counting this many
+PRUNE_COST = 3  # of pruning a byte: more than of counting it, but threads need larger pieces to gain
 _MOST_THREADS = 16
 _INNER_SHORT = 64  # shorter inner runs are handled by shifting the flat array instead of slicing it
 
@@ -163,6 +164,23 @@ if hasattr(os, "register_at_fork"):  # threads do not survive a fork
     os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
+class _Scratch(threading.local):
+    """Memory that each thread keeps for the next array: fresh memory costs a page fault every 4 KiB."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, np.ndarray] = {}
+
+    def take(self, name: str, size: int, dtype: np.dtype[Any]) -> np.ndarray:
+        nbytes = size * dtype.itemsize
+        kept = self._kept.get(name)
+        if kept is None or kept.nbytes < nbytes:
+            kept = self._kept[name] = np.empty(nbytes, np.uint8)
+        return kept[:nbytes].view(dtype)
+
+
+_scratch = _Scratch()
+
+
 class Counter:
     """Counts violating groups chunk by chunk, in scratch memory that stays in the cache.
 
@@ -179,9 +197,9 @@ class Counter:
         self.first: tuple[int, int] | None = None
         self._elements = elements
         self._n = n
-        self._shifted = np.empty(chunk_size if elements.shift else 0, chunk.dtype)
-        self._nonzero = np.empty(chunk_size, np.bool_)
-        self._sums = np.empty(chunk_size, np.uint8)
+        self._shifted = _scratch.take("shifted", chunk_size if elements.shift else 0, chunk.dtype)
+        self._nonzero = _scratch.take("nonzero", chunk_size, np.dtype(np.bool_))
+        self._sums = _scratch.take("sums", chunk_size, np.dtype(np.uint8))
         self._limits = np.empty(0, np.uint8)
         self._limits_inner = 0
 

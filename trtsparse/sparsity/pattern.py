@@ -31,6 +31,7 @@ __all__ = [
     "Pattern",
     "apply_mask",
     "count_groups",
+    "is_compliant",
     "keep_mask",
     "keep_mask_two_axes",
     "prune_array",
@@ -128,6 +129,30 @@ def count_groups(weights: np.ndarray, *, axis: int, pattern: Pattern = TWO_FOUR)
     violating = sum(tally.violating for tally in tallies)
     zeros = weights.size - sum(tally.nonzero for tally in tallies)
     return GroupCount(weights.size // pattern.m, violating, first, zeros)
+
+
+def is_compliant(weights: np.ndarray, *, axis: int, pattern: Pattern = TWO_FOUR) -> bool:
+    """True when no group breaks the pattern; a dense array is told by its first piece.
+
+    Args:
+        weights: As in `count_groups`.
+        axis: The reduction axis.
+        pattern: N:M.
+
+    Raises:
+        PatternError: As in `count_groups`.
+
+    Example:
+        >>> is_compliant(np.array([1.0, 0, 2, 0]), axis=0)
+        True
+    """
+    grouped, elements = grouped_view(weights, axis, pattern.m)
+    for first in chunks_of(grouped.shape)[:1]:
+        counter = Counter(elements, pattern.n, grouped[first])
+        counter.add(grouped[first], row=0, column=0)
+        if counter.violating:
+            return False
+    return count_groups(weights, axis=axis, pattern=pattern).violating == 0
 
 
 def keep_mask(weights: np.ndarray, *, axis: int, pattern: Pattern = TWO_FOUR) -> np.ndarray:

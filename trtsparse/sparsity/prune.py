@@ -22,7 +22,7 @@ from trtsparse.files.model import OnnxModel
 from trtsparse.files.tensor import TensorRef
 from trtsparse.sparsity.pattern import TWO_FOUR, Pattern
 from trtsparse.sparsity.trace import FOLLOWED
-from trtsparse.sparsity.values import count_site, pack_int4, prune_values, unpack_int4
+from trtsparse.sparsity.values import is_site_compliant, pack_int4, prune_values, unpack_int4
 from trtsparse.sparsity.weights import WEIGHT_INPUTS, WeightSite, find_sites
 
 __all__ = ["PruneResult", "PrunedTensor", "prune"]
@@ -255,7 +255,7 @@ def _axes(uses: Sequence[WeightSite]) -> tuple[int, ...]:
 
 def _is_violating(model: OnnxModel, uses: Sequence[WeightSite], pattern: Pattern) -> bool:
     one_each = [next(site for site in uses if site.axis == axis) for axis in _axes(uses)]
-    return any(count_site(model, site, pattern=pattern).violating for site in one_each)
+    return not all(is_site_compliant(model, site, pattern=pattern) for site in one_each)
 
 
 def _edit(model: OnnxModel, uses: Sequence[WeightSite], pattern: Pattern) -> int:

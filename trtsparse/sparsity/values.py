@@ -9,12 +9,20 @@ import numpy as np
 
 from trtsparse.errors import ConfigError
 from trtsparse.files.model import OnnxModel
-from trtsparse.sparsity.pattern import GroupCount, Pattern, apply_mask, count_groups, keep_mask, keep_mask_two_axes
+from trtsparse.sparsity.pattern import (
+    GroupCount,
+    Pattern,
+    apply_mask,
+    count_groups,
+    is_compliant,
+    keep_mask,
+    keep_mask_two_axes,
+)
 from trtsparse.sparsity.pattern import prune_array as prune_magnitudes
 from trtsparse.sparsity.trace import Quantization
 from trtsparse.sparsity.weights import WeightSite
 
-__all__ = ["PRECISIONS", "count_site", "pack_int4", "prune_values", "unpack_int4"]
+__all__ = ["PRECISIONS", "count_site", "is_site_compliant", "pack_int4", "prune_values", "unpack_int4"]
 
 PRECISIONS = ("stored", "fp32", "fp16", "bf16", "int8")
 _SLAB = 1 << 22  # elements handled at once where numbers have to be computed
@@ -29,6 +37,16 @@ def count_site(model: OnnxModel, site: WeightSite, *, pattern: Pattern, precisio
         pattern: N:M.
         precision: "stored", or what the weights will be converted to. "int8" means symmetric, per output channel.
     """
+    return count_groups(_judged(model, site, precision), axis=site.axis, pattern=pattern)
+
+
+def is_site_compliant(model: OnnxModel, site: WeightSite, *, pattern: Pattern) -> bool:
+    """True when no group of the stored values is violating; quicker than `count_site` when one is."""
+    return is_compliant(_judged(model, site, "stored"), axis=site.axis, pattern=pattern)
+
+
+def _judged(model: OnnxModel, site: WeightSite, precision: str) -> np.ndarray:
+    """The values whose zeros count: at the given precision, or less the zero point."""
     if site.ref is None:
         raise ConfigError("the weight is not constant", where=f"node {site.node!r}")
     values = model.read(site.ref)
@@ -39,7 +57,7 @@ def count_site(model: OnnxModel, site: WeightSite, *, pattern: Pattern, precisio
             values = np.subtract(values.astype(np.int16), site.quantization.zero_point, dtype=np.int16)
     else:
         values = _converted(values, precision, site.output_axis)
-    return count_groups(values, axis=site.axis, pattern=pattern)
+    return values
 
 
 def prune_values(
