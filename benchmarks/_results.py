@@ -16,9 +16,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -63,16 +60,7 @@ class Benchmark:
         return value
 
     def finish(self, packages: tuple[str, ...] = ()) -> None:
-        """Print the table, write the file."""
-        table = Table(title=self.name, title_justify="left")
-        for column in ("case", "metric", "median", "low", "high", "unit", "target", "met"):
-            table.add_column(column, justify="left" if column in ("case", "metric", "unit") else "right")
-        for row in self.rows:
-            numbers = [f"{number:.4g}" for number in (row.value, row.low, row.high) if number is not None]
-            met = "-" if row.met is None else "yes" if row.met else "no"
-            target = "-" if row.target is None else f"{row.target:g}"
-            table.add_row(row.case, row.metric, *numbers, row.unit, target, met)
-        Console(width=None if sys.stdout.isatty() else 160).print(table)
+        """Write the file (into the folder that OUT names, if it is set), print the table last."""
         document = {
             "name": self.name,
             "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -81,8 +69,33 @@ class Benchmark:
             "machine": machine(packages),
             "rows": [asdict(row) for row in self.rows],
         }
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / f"{self.name}.json").write_text(json.dumps(document, indent=1) + "\n")
+        folder = Path(os.environ.get("OUT") or RESULTS)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{self.name}.json").write_text(json.dumps(document, indent=1) + "\n")
+        self._print()
+
+    def _print(self) -> None:
+        columns = ("case", "metric", "median", "low", "high", "unit", "target", "met")
+        lines = []
+        for row in self.rows:
+            numbers = [f"{number:.4g}" for number in (row.value, row.low, row.high) if number is not None]
+            met = "-" if row.met is None else "yes" if row.met else "no"
+            target = "-" if row.target is None else f"{row.target:g}"
+            lines.append((row.case, row.metric, *numbers, row.unit, target, met))
+        try:
+            from rich.console import Console
+            from rich.table import Table
+        except ImportError:  # a machine with a GPU and little else
+            widths = [max(map(len, column)) for column in zip(columns, *lines, strict=True)]
+            for line in (columns, *lines):
+                print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)))
+            return
+        table = Table(title=self.name, title_justify="left")
+        for column in columns:
+            table.add_column(column, justify="left" if column in ("case", "metric", "unit") else "right")
+        for line in lines:
+            table.add_row(*line)
+        Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
 def machine(packages: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -93,11 +106,21 @@ def machine(packages: tuple[str, ...] = ()) -> dict[str, Any]:
     return {
         "cpu": models[0] if models else platform.processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "gpu": None,
-        "driver": None,
+        **_gpu(),
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in ("numpy", "onnx", *packages)},
     }
+
+
+def _gpu() -> dict[str, str | None]:
+    """Name and driver of the first GPU, None where there is none."""
+    asked = ("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader", "--id=0")
+    try:
+        done = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=30)
+        name, driver = done.stdout.strip().rsplit(", ", 1)
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return {"gpu": None, "driver": None}
+    return {"gpu": name, "driver": driver}
 
 
 def seconds(work: Callable[[], object]) -> float:

@@ -330,3 +330,27 @@ def test_an_engine_on_another_gpu_is_refused():
             "  expected: GPU 1\n"
             "  to fix: open the session with device=0, or load the plan on GPU 1"
         )
+
+
+def test_outputs_and_layouts_that_arrays_cannot_hold_are_refused(monkeypatch):
+    with installed("10.13.3") as trt:
+        plan = built(trt, DOUBLE, RANGE)
+        with monkeypatch.context() as patch:
+            patch.setattr(trt.ICudaEngine, "get_tensor_location", lambda _self, _name: trt.TensorLocation.HOST)
+            with pytest.raises(EngineError) as caught:
+                TensorRTEngine(plan)
+        assert str(caught.value) == (
+            "an output is a shape in host memory\n"
+            "  where: output 'y', bytes in TensorRT 10.13.3.9 on GPU 0\n"
+            "  to fix: leave it out of the model's outputs, or cast it to a float before"
+        )
+        monkeypatch.setattr(trt.ICudaEngine, "get_tensor_format", lambda _self, _name: trt.TensorFormat.CHW32)
+        with pytest.raises(EngineError) as caught:
+            TensorRTEngine(plan)
+        assert str(caught.value) == (
+            "an input or output is not laid out as an array\n"
+            "  where: 'x', bytes in TensorRT 10.13.3.9 on GPU 0\n"
+            "  got: Row major linear FLOAT format (kLINEAR)\n"
+            "  expected: row major, linear\n"
+            "  to fix: build the plan without other formats for its inputs and outputs"
+        )

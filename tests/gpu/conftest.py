@@ -1,4 +1,12 @@
-"""Where a session can live: the in-memory CUDA, and each CUDA binding that is installed on a machine with a GPU."""
+"""Where a session can live: the in-memory CUDA, each binding over it, and each binding on a machine with a GPU.
+
+    pytest -m gpu tests/gpu -q -k smoke           # a first look
+    pytest -m "gpu and not slow" tests/gpu -q     # all of it
+    compute-sanitizer --tool memcheck --error-exitcode 9 python -m pytest -m "gpu and not slow" \\
+        tests/gpu/test_session_on_kernels.py -q -k "smoke or scratch or profile or stream or size"
+    compute-sanitizer --tool racecheck --error-exitcode 9 python -m pytest -m "gpu and not slow" \\
+        tests/gpu/test_session_on_kernels.py -q -k "smoke or scratch"
+"""
 
 import gc
 

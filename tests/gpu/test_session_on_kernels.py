@@ -427,6 +427,26 @@ def test_an_input_may_be_dropped_while_the_callers_stream_still_reads_it(world):
         world.cuda.leave(token)
 
 
+def test_many_inputs_dropped_while_a_stream_never_runs_dry(world):
+    token = world.cuda.enter()
+    stream = world.cuda.create_stream()
+    try:
+        with world.session() as producer, world.session(world.engine(cycles=world.slow), contexts=1) as session:
+            inputs = [feed(seed=seed) for seed in range(120)]
+            arrays = []
+            for x in inputs:
+                array = producer.run({"x": x}, to="device")["y"]  # takes memory that was let go
+                arrays.append(session.run({"x": array}, stream=stream)["y"])
+                del array
+            for x, array in zip(inputs, arrays, strict=True):
+                same(array.numpy(), right(x))
+            del array, arrays
+    finally:
+        world.cuda.synchronize(stream)
+        world.cuda.destroy_stream(stream)
+        world.cuda.leave(token)
+
+
 def test_memory_still_being_written_on_the_callers_stream_is_not_lent_again(world):
     token = world.cuda.enter()
     stream = world.cuda.create_stream()

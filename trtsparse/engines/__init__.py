@@ -1,4 +1,4 @@
-"""Engines: one adapter per execution library, behind the protocol in `trtsparse.engines.base`.
+"""Engines: one adapter per execution library, behind the protocols in `trtsparse.engines.base` and `.device`.
 
 `engine_from` tells by a file's first bytes which library it is for.
 """
@@ -9,68 +9,81 @@ import os
 from pathlib import Path
 from typing import Any
 
+from trtsparse.builder.plan import PlanHeader, read_header
 from trtsparse.engines.base import Engine, TensorSpec
-from trtsparse.errors import ConfigError, DeviceError
+from trtsparse.engines.device import DeviceEngine
+from trtsparse.errors import ConfigError
 
-__all__ = ["Engine", "TensorSpec", "engine_from"]
+__all__ = ["DeviceEngine", "Engine", "TensorSpec", "engine_from", "plan_header"]
 
-_CHOICES = ("auto", "onnxruntime")
+_CHOICES = ("auto", "onnxruntime", "tensorrt")
 _PLAN_MAGICS = (b"ftrt", b"vtrt")
 
 
 def engine_from(
-    source: str | os.PathLike[str] | bytes | Any, *, engine: str = "auto", threads: int | None = None
-) -> Engine:
-    """Load a model with the library that can execute it.
+    source: str | os.PathLike[str] | bytes | Any,
+    *,
+    engine: str = "auto",
+    threads: int | None = None,
+    device: int = 0,
+) -> Engine | DeviceEngine:
+    """Load a model with the library that can execute it, recognised by its content.
 
     Args:
-        source: An ONNX model (a path, bytes, a ModelProto or an OnnxModel), or a plan (a path or bytes).
-        engine: "auto", or "onnxruntime" for an ONNX model.
+        source: An ONNX model (a path, bytes, a ModelProto or an OnnxModel), or a plan of TensorRT or TensorRT-RTX (a
+            path or bytes).
+        engine: "auto", "onnxruntime" for an ONNX model, or "tensorrt" for a plan.
         threads: As in `trtsparse.engines.onnxruntime.OnnxRuntimeEngine`.
+        device: The number of the GPU that is current in this thread; for a plan.
+
+    Returns:
+        An engine that works in host memory for an ONNX model, one on the GPU for a plan.
 
     Raises:
         ConfigError: ``engine`` is unknown, or cannot execute what ``source`` holds.
         ModelError: Neither an ONNX model nor a plan.
-        PlanError: A damaged plan.
-        DeviceError: A plan, which needs a GPU and its own library.
+        PlanError: A damaged plan, or one of another version or flavour; both versions are named.
+        DeviceError: A plan, and no GPU.
         EngineError: The library does not load the model.
         MissingDependencyError: The library is not installed.
     """
     if engine not in _CHOICES:
         raise ConfigError("no such engine", where="engine", got=repr(engine), expected=", ".join(_CHOICES))
-    if _first_bytes(source) in _PLAN_MAGICS:
-        _refuse_plan(source, engine)
+    header = plan_header(source)
+    if header is not None:
+        if engine == "onnxruntime":
+            raise ConfigError(
+                "ONNX Runtime cannot execute a plan",
+                where="engine",
+                got=f"a plan of {header}",
+                expected="an ONNX model",
+                fix="give the ONNX model that the plan was built from",
+            )
+        from trtsparse.engines.tensorrt import TensorRTEngine
+
+        return TensorRTEngine(source, device=device)
+    if engine == "tensorrt":
+        raise ConfigError(
+            "TensorRT executes plans",
+            where="engine",
+            got="something that does not begin as a plan does",
+            expected="a plan",
+            fix="build a plan of the model first",
+        )
     from trtsparse.engines.onnxruntime import OnnxRuntimeEngine
 
     return OnnxRuntimeEngine(source, threads=threads)
 
 
-def _first_bytes(source: object) -> bytes:
+def plan_header(source: object) -> PlanHeader | None:
+    """The header if something begins as a plan does; None for anything else.
+
+    Raises:
+        PlanError: It is truncated.
+    """
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return bytes(source[:4])
+        return read_header(source) if bytes(source[:4]) in _PLAN_MAGICS else None
     if isinstance(source, (str, os.PathLike)) and Path(source).is_file():
         with Path(source).open("rb") as file:
-            return file.read(4)
-    return b""
-
-
-def _refuse_plan(source: str | os.PathLike[str] | bytes, engine: str) -> None:
-    """Say what a plan would need; executing plans is not part of this version."""
-    from trtsparse.builder.plan import read_header
-
-    header = read_header(source)
-    if engine == "onnxruntime":
-        raise ConfigError(
-            "ONNX Runtime cannot execute a plan",
-            where="engine",
-            got=f"a plan of {header}",
-            expected="an ONNX model",
-            fix="give the ONNX model that the plan was built from",
-        )
-    raise DeviceError(
-        "a plan is executed by the library that built it, on an NVIDIA GPU",
-        where="bytes" if isinstance(source, (bytes, bytearray, memoryview)) else source,
-        got="no engine for plans here",
-        expected=f"{header} and a GPU that the plan was built for",
-        fix="run the ONNX model that the plan was built from on the CPU",
-    )
+            return read_header(source) if file.read(4) in _PLAN_MAGICS else None
+    return None

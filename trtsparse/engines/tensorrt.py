@@ -5,7 +5,6 @@ What differs between versions is asked of the objects themselves: has this engin
 
 from __future__ import annotations
 
-import ctypes
 import os
 import threading
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ from trtsparse.builder.logs import Log, collecting
 from trtsparse.builder.plan import FLAVOUR_NAMES, PlanHeader, check_matches, read_header
 from trtsparse.engines.callbacks import make_allocator, make_recorder
 from trtsparse.engines.device import Allocate, ProfileShapes, Shape
+from trtsparse.engines.driver import count_gpus
 from trtsparse.errors import DeviceError, EngineError, PlanError, UnsupportedOptionError
 from trtsparse.precision.specs import TensorSpec
 
@@ -51,12 +51,15 @@ class TensorRTEngine:
         self.device = device
         self._where = "bytes" if isinstance(source, (bytes, bytearray, memoryview)) else os.fspath(source)
         capabilities = Capabilities.of(self._trt)
-        installed = tuple(int(part) for part in capabilities.version.split("."))
+        self._installed = installed = tuple(int(part) for part in capabilities.version.split("."))
+        # a plan does not say whether it was built version-compatible: TensorRT finds that out below
         check_matches(header, header.flavour, installed, where=self._where, compatible=True)
         self.description = f"{self._where} in {capabilities.name} on GPU {device}"
         self._engine: Any = self._load(source, header)
         names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
         inputs = [name for name in names if self._engine.get_tensor_mode(name) == self._trt.TensorIOMode.INPUT]
+        for name in names:
+            self._check_layout(name, is_input=name in inputs)
         self.inputs = tuple(self._spec(name) for name in inputs)
         self.outputs = tuple(self._spec(name) for name in names if name not in inputs)
         on_host = self._trt.TensorLocation.HOST
@@ -78,6 +81,8 @@ class TensorRTEngine:
             self._runtime: Any = self._trt.Runtime(logger)  # the engine needs it as long as it lives
             engine = self._runtime and self._runtime.deserialize_cuda_engine(data)
         if engine is None:
+            if any("version" in text for text in log.errors):
+                check_matches(header, header.flavour, self._installed, where=self._where)
             raise _load_error(self._where, header, log)
         return engine
 
@@ -101,15 +106,31 @@ class TensorRTEngine:
     def _profile(self, index: int, inputs: list[str]) -> ProfileShapes:
         ranges = {}
         for name in inputs:
-            if name in self.shape_inputs:
-                shape = tuple(int(size) for size in self._engine.get_tensor_shape(name))
+            shape = tuple(int(size) for size in self._engine.get_tensor_shape(name))
+            if name in self.shape_inputs or -1 not in shape:
                 ranges[name] = (shape, shape, shape)
                 continue
-            low, usual, high = (
-                tuple(int(size) for size in shape) for shape in self._engine.get_tensor_profile_shape(name, index)
-            )
+            found = self._engine.get_tensor_profile_shape(name, index)
+            low, usual, high = (tuple(int(size) for size in shape) for shape in found)
             ranges[name] = (low, usual, high)
         return ranges
+
+    def _check_layout(self, name: str, *, is_input: bool) -> None:
+        """Refuse what memory of plain arrays on the GPU cannot hold."""
+        if not is_input and self._engine.get_tensor_location(name) == self._trt.TensorLocation.HOST:
+            raise EngineError(
+                "an output is a shape in host memory",
+                where=f"output {name!r}, {self.description}",
+                fix="leave it out of the model's outputs, or cast it to a float before",
+            )
+        if self._engine.get_tensor_format(name) != self._trt.TensorFormat.LINEAR:
+            raise EngineError(
+                "an input or output is not laid out as an array",
+                where=f"{name!r}, {self.description}",
+                got=str(self._engine.get_tensor_format_desc(name)),
+                expected="row major, linear",
+                fix="build the plan without other formats for its inputs and outputs",
+            )
 
     def scratch_nbytes(self, profile: int) -> int:
         """Bytes of intermediate results of one execution."""
@@ -283,7 +304,7 @@ class TensorRTContext:
 
 def _load_error(where: str, header: PlanHeader, log: Log) -> DeviceError | EngineError | PlanError:
     said = "; ".join(log.errors) or "no reason given"
-    if not _has_gpu():
+    if not count_gpus():
         return DeviceError(
             "a plan is executed by the library that built it, on an NVIDIA GPU",
             where=where,
@@ -299,13 +320,3 @@ def _load_error(where: str, header: PlanHeader, log: Log) -> DeviceError | Engin
         got=said,
         fix="build the model again on this GPU",
     )
-
-
-def _has_gpu() -> bool:
-    """Asked of the driver itself: no CUDA binding need be installed to load a plan."""
-    try:
-        driver = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
-    except OSError:
-        return False
-    count = ctypes.c_int()
-    return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 import threading
+from collections import OrderedDict
 from typing import Any, NoReturn
 
 from trtsparse.errors import ConfigError, CudaError, DeviceError, MissingDependencyError, UnsupportedOptionError
@@ -17,6 +18,7 @@ from trtsparse.errors import ConfigError, CudaError, DeviceError, MissingDepende
 __all__ = ["PyCuda"]
 
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING
+_ADOPTED_LIMIT = 64
 _DEFAULT_STREAMS = (0, 1)  # 0 is how PyCUDA and TensorRT, 1 how DLPack writes the legacy default stream
 
 
@@ -39,6 +41,7 @@ class PyCuda:
         self.device = device
         self._lock = threading.Lock()
         self._objects: dict[int, Any] = {}  # PyCUDA frees what nobody holds: handle or address to its object
+        self._adopted: OrderedDict[int, Any] = OrderedDict()  # the application's streams, the last used last
         try:
             self._cu.init()
             count = int(self._cu.Device.count())
@@ -73,11 +76,22 @@ class PyCuda:
         with self._lock:
             return self._objects.pop(handle)
 
+    def _adopt(self, handle: int, stream: Any) -> int:
+        with self._lock:
+            self._adopted[handle] = stream
+            self._adopted.move_to_end(handle)
+            if len(self._adopted) > _ADOPTED_LIMIT:
+                self._adopted.popitem(last=False)
+        return handle
+
+    def _knows(self, handle: int) -> bool:
+        return handle in _DEFAULT_STREAMS or handle in self._objects or handle in self._adopted
+
     def _stream(self, handle: int) -> Any:
         """The object of a stream; None is the legacy default stream."""
         if handle in _DEFAULT_STREAMS:
             return None
-        found = self._objects.get(handle)
+        found = self._objects.get(handle) or self._adopted.get(handle)
         if found is None:
             raise _foreign_stream(f"the handle {handle:#x}")
         return found
@@ -100,7 +114,10 @@ class PyCuda:
         return self._keep(int(array.ctypes.data), array)
 
     def free_pinned(self, address: int) -> None:  # noqa: D102
-        self._call("cuMemFreeHost", self._drop(address).base.free)
+        owner = self._drop(address)
+        while hasattr(owner, "base"):  # the array, then PyCUDA's allocation
+            owner = owner.base
+        self._call("cuMemFreeHost", owner.free)
 
     def memory_info(self) -> tuple[int, int]:  # noqa: D102
         free, total = self._call("cuMemGetInfo", self._cu.mem_get_info)
@@ -111,8 +128,8 @@ class PyCuda:
 
     def stream_of(self, stream: Any) -> int:  # noqa: D102
         if isinstance(stream, self._cu.Stream):
-            return self._keep(int(stream.handle), stream)
-        if isinstance(stream, int) and (stream in _DEFAULT_STREAMS or stream in self._objects):
+            return self._adopt(int(stream.handle), stream)
+        if isinstance(stream, int) and self._knows(stream):
             return stream
         raise _foreign_stream(type(stream).__name__)
 
@@ -141,7 +158,7 @@ class PyCuda:
         self._drop(event)
 
     def record(self, event: int, stream: int) -> None:  # noqa: D102
-        if stream in _DEFAULT_STREAMS or stream in self._objects:
+        if self._knows(stream):
             self._call("cuEventRecord", self._objects[event].record, self._stream(stream))
         else:
             self.synchronize_device()  # another library's stream: an event that never was recorded has happened

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from trtsparse.engines.device import DeviceEngine
 from trtsparse.errors import ConfigError, DeviceError, FeedError, UnsupportedOptionError
+from trtsparse.runtime.arrays import Foreign, foreign_array, is_fitting
 from trtsparse.runtime.cuda import Cuda, current
 from trtsparse.runtime.feeds import FeedReader
-from trtsparse.runtime.lane import Copy, Lane, Resources, SharedScratch
+from trtsparse.runtime.lane import NO_COPIES, Copy, Lane, Resources, SharedScratch, attempt
 from trtsparse.runtime.lanes import Lanes
 from trtsparse.runtime.memory import Pool, PoolStats, host_array
 from trtsparse.runtime.options import SessionOptions
-from trtsparse.runtime.results import Outputs, check_names
+from trtsparse.runtime.results import Filled, Outputs, check_names
 
 __all__ = ["DeviceRequest", "DeviceRunner"]
 
@@ -52,6 +55,7 @@ class DeviceRunner:
             )
         self._cuda = cuda
         self._engine = engine
+        self._names = frozenset(spec.name for spec in engine.outputs)
         self._warned = threading.Lock()
         self._intake = 0
         graphs = cuda.graphs if options.graphs is None else options.graphs
@@ -86,6 +90,10 @@ class DeviceRunner:
         if options.scratch == "shared":
             nbytes = max(engine.scratch_nbytes(profile) for profile in range(len(engine.profiles)))
             self._resources.scratch = SharedScratch(cuda, self._resources.device_pool.take(nbytes, exact=True))
+
+    def current(self) -> contextlib.AbstractContextManager[None]:
+        """The device is current in this thread during the block."""
+        return current(self._cuda)
 
     @property
     def memory(self) -> dict[str, PoolStats]:
@@ -163,53 +171,89 @@ class DeviceRunner:
 
     def _launch(
         self, feeds: Mapping[str, Any], outputs: Any, into: Any, *, on_device: bool, stream: int | None
-    ) -> tuple[Lane, Outputs]:
+    ) -> tuple[Lane, Outputs | Filled]:
         """Check, borrow a lane, enqueue everything on it."""
         names = outputs if into is None else into
-        if names is not None:
+        if names is not None and not self._names.issuperset(names):
             check_names(tuple(names), self._engine.outputs)
         arrays, key, profiles = self._read(feeds)
         lane = self._lanes.acquire(profiles)
         try:
             at = lane.stream if stream is None else stream
             lane.begin(at)
-            wanted = None if outputs is None else frozenset(outputs)
             shapes = lane.layout(key, arrays)
-            pending = Outputs(lane, shapes, wanted=wanted, into=into, on_device=on_device, stream=stream)
-            self._enqueue(lane, key, arrays, pending, at)
+            pending: Outputs | Filled | None = None
+            if into is not None:
+                pending = self._replay(lane, key, arrays, shapes, into, at)
+            if pending is None:
+                wanted = None if outputs is None else frozenset(outputs)
+                pending = planned = Outputs(
+                    lane, shapes, wanted=wanted, into=into, on_device=on_device, stream=stream
+                )
+                self._enqueue(lane, key, arrays, planned, at)
             if stream is not None:
                 lane.finish_later(stream)
         except (FeedError, ConfigError):
             self._lanes.release(lane)  # refused before anything was enqueued
             raise
         except BaseException:
+            if stream is not None:
+                attempt(partial(self._cuda.synchronize, stream))  # what was enqueued there uses the lane's buffers
             self._lanes.discard(lane)
             raise
         return lane, pending
 
+    def _replay(
+        self, lane: Lane, key: Any, arrays: list[Any], shapes: tuple[Any, ...], into: Mapping[str, Any], stream: int
+    ) -> Filled | None:
+        """Launch the graph of this very request, if everything lies on the GPU where it lay before.
+
+        Nothing here is needed but for speed: the rest takes longer than a launch. What fits is known from the graph,
+        whose key has the addresses; what the arrays are must be looked at again.
+        """
+        if not self._resources.graphs or self._resources.scratch is not None:
+            return None
+        seen = list(arrays)
+        for spec, shape in zip(self._engine.outputs, shapes, strict=True):
+            target = into.get(spec.name)
+            if target is None or type(target) is np.ndarray:
+                return None
+            array = foreign_array(target, cuda=self._cuda, stream=lane.stream)
+            if array is None or array.dtype != spec.dtype or array.shape != shape:
+                return None
+            seen.append(array)
+        for array in seen:
+            if type(array) is not Foreign or not array.contiguous:
+                return None
+        graph = lane.graphs.find((key, tuple([array.address for array in seen]), NO_COPIES))
+        if graph is None:
+            return None
+        for array in seen:
+            if array.stream is not None and array.stream != stream:
+                lane.after(array.stream, stream)
+            lane.held[id(array.owner)] = array.owner
+        self._cuda.launch(graph, stream)
+        return Filled(into)
+
     def _enqueue(self, lane: Lane, key: Any, arrays: list[Any], pending: Outputs, stream: int) -> None:
+        """Place the inputs, those on the GPU that fit where they are, and enqueue the execution."""
         addresses: list[int] = []
         copies: list[Copy] = []
-        across: list[Copy] = []
         for index, array in enumerate(arrays):
-            address, copy, on_gpu = lane.input_copy(index, array, stream)
+            if type(array) is Foreign and is_fitting(array, self._cuda.device):
+                if array.stream is not None and array.stream != stream:
+                    lane.after(array.stream, stream)
+                lane.held[id(array.owner)] = array.owner
+                addresses.append(array.address)
+                continue
+            address, copy = lane.place(index, array, stream)
             addresses.append(address)
             if copy is not None:
-                (across if on_gpu else copies).append(copy)
-        self._copy_across(across, stream)
+                copies.append(copy)
         addresses += pending.addresses
-        lane.enqueue(
-            key,
-            arrays,
-            tuple(addresses),
-            (tuple(copies), tuple(pending.copies)),
-            stream,
-            capture=not pending.sized_late,
-        )
-        pending.enqueue_rest(stream)
-
-    def _copy_across(self, copies: list[Copy], stream: int) -> None:
-        for target, source, nbytes in copies:
+        capture = self._resources.graphs and not pending.sized_late
+        lane.enqueue(key, arrays, tuple(addresses), (tuple(copies), tuple(pending.copies)), stream, capture)
+        for target, source, nbytes in pending.across:
             self._cuda.copy_across(target, source, nbytes, stream)
 
     def _without_graphs(self, error: Exception) -> None:
@@ -253,10 +297,10 @@ def _attempt(free: Callable[[], None]) -> Exception | None:
 class DeviceRequest:
     """A submitted request, as `trtsparse.runtime.requests.Request` wants it. Thread-safe."""
 
-    def __init__(self, cuda: Cuda, lanes: Lanes, lane: Lane, pending: Outputs) -> None:
+    def __init__(self, cuda: Cuda, lanes: Lanes, lane: Lane, pending: Outputs | Filled) -> None:
         self._cuda, self._lanes = cuda, lanes
         self._lane: Lane | None = lane
-        self._pending: Outputs | None = pending
+        self._pending: Outputs | Filled | None = pending
         self._lock = threading.Lock()
         self._result: dict[str, Any] | None = None
         self._error: BaseException | None = None

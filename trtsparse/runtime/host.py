@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -37,6 +38,10 @@ class HostRunner:
         self._lock = threading.Lock()
         self._threads: ThreadPoolExecutor | None = None
         self._closed = False
+
+    def current(self) -> contextlib.AbstractContextManager[None]:
+        """Nothing to make current here."""
+        return contextlib.nullcontext()
 
     @property
     def memory(self) -> dict[str, PoolStats]:

@@ -14,19 +14,19 @@ import numpy as np
 
 from trtsparse.engines.device import DeviceContext, DeviceEngine, Shape
 from trtsparse.errors import ConfigError, CudaError, EngineError
-from trtsparse.runtime.arrays import Foreign
+from trtsparse.runtime.arrays import ALIGNMENT, Foreign, unfit_reason
 from trtsparse.runtime.cuda import Cuda
 from trtsparse.runtime.feeds import Key
 from trtsparse.runtime.graphs import GraphCache
 from trtsparse.runtime.memory import Block, Pool, host_view, pinned_address
 from trtsparse.runtime.options import SessionOptions
 
-__all__ = ["ALIGNMENT", "Lane", "Resources", "SharedScratch"]
+__all__ = ["NO_COPIES", "Copy", "Lane", "Resources", "SharedScratch", "attempt"]
 
-ALIGNMENT = 256
-_HELD_LIMIT = 64
+_HELD_FEW, _HELD_LIMIT = 8, 32
 Copy = tuple[int, int, int]
 """Target, source, bytes."""
+NO_COPIES: tuple[tuple[Copy, ...], tuple[Copy, ...]] = ((), ())
 
 
 class SharedScratch:
@@ -58,12 +58,16 @@ class Resources:
 
 
 class _Buffer:
-    """Device memory of one input or output, and pinned memory beside it; both grow when a shape needs more."""
+    """Device memory of one input or output, and pinned memory beside it; both grow when a shape needs more.
+
+    Graphs need not hear of it: every address that is in a graph is in its key.
+    """
 
     def __init__(self, name: str, dtype: np.dtype[Any], *, exact: bool) -> None:
         self.name, self.dtype, self._exact = name, dtype, exact
         self.device: Block | None = None
         self.pinned: Block | None = None
+        self.pinned_address = 0
         self._view: np.ndarray | None = None
 
     def device_address(self, lane: Lane, nbytes: int) -> int:
@@ -71,7 +75,7 @@ class _Buffer:
         if block is None or block.nbytes < nbytes:
             lane.settle()
             if block is not None:
-                lane.forget_graphs()
+                self.device = None  # should there be no memory for the next one
                 block.release()
             block = self.device = lane.resources.device_pool.take(nbytes, exact=self._exact)
         return block.address
@@ -85,9 +89,10 @@ class _Buffer:
         if block is None or block.nbytes < nbytes:
             lane.settle()
             if block is not None:
-                lane.forget_graphs()
+                self.pinned = self._view = None
                 block.release()
             block = self.pinned = lane.resources.pinned_pool.take(nbytes, exact=self._exact)
+        self.pinned_address = block.address
         self._view = host_view(block.address, shape, self.dtype)
         return self._view
 
@@ -113,11 +118,13 @@ class Lane:
     def __init__(self, resources: Resources, profile: int) -> None:
         self.resources = resources
         self.profile = profile
-        self.stream = self.done = self._fence = 0
+        self.stream = self.done = self._fence = self._mark = 0
         self.context: DeviceContext | None = None
         self._scratch: Block | None = None
         self._busy_on: int | None = None
-        self._held: list[Any] = []
+        self.held: dict[int, Any] = {}
+        """By `id`, what must stay alive until the work that uses it has finished."""
+        self._held_before: dict[int, Any] = {}
         self._key: Key | None = None
         self._layouts: dict[Key, tuple[Shape, ...]] = {}
         self._bound: dict[str, int] = {}
@@ -125,9 +132,11 @@ class Lane:
         self.graphs = GraphCache(cuda, resources.options.graph_limit)
         self.inputs = [_buffer(spec) for spec in engine.inputs]
         self.outputs = [_buffer(spec) for spec in engine.outputs]
+        self._names = [None if spec.name in engine.shape_inputs else spec.name for spec in engine.inputs]
+        self._names += [spec.name for spec in engine.outputs]
         try:
             self.stream = cuda.create_stream()
-            self.done, self._fence = cuda.create_event(), cuda.create_event()
+            self.done, self._fence, self._mark = cuda.create_event(), cuda.create_event(), cuda.create_event()
             self._make_context()
         except BaseException:
             self.close()
@@ -143,6 +152,7 @@ class Lane:
         scratch = self._scratch or (resources.scratch and resources.scratch.block)
         if scratch:
             self.context.set_scratch(scratch.address, scratch.nbytes)
+        resources.cuda.synchronize(self.stream)  # the first request may come on a stream of the application
 
     # -- shapes -----------------------------------------------------------------------------------------------------
 
@@ -179,68 +189,72 @@ class Lane:
         """Wait for what was enqueued on an application's stream: buffers are about to be written, or freed."""
         if self._busy_on is not None:
             self.resources.cuda.synchronize_event(self.done)
-            self._busy_on = None
-            self._held.clear()
-
-    def hold(self, owner: Any) -> None:
-        """Keep something alive until the work that uses it has finished."""
-        self._held.append(owner)
-
-    def forget_graphs(self) -> None:
-        """Destroy the graphs: an address in them is about to change. Nothing executes."""
-        self.graphs.clear()
+            self.finished()
 
     def begin(self, stream: int) -> None:
         """A request is about to be enqueued on a stream."""
-        if self._busy_on is None:
+        busy_on = self._busy_on
+        if busy_on is None or (stream == busy_on and len(self.held) < _HELD_FEW):
             return
-        if self.resources.cuda.event_done(self.done) or len(self._held) > _HELD_LIMIT:
-            self.settle()
-        elif stream != self._busy_on:
-            self.resources.cuda.wait(stream, self.done)
+        cuda = self.resources.cuda
+        if cuda.event_done(self.done):
+            self.finished()
+            return
+        if len(self.held) > _HELD_LIMIT:
+            self._let_go()
+        if stream != busy_on:
+            cuda.wait(stream, self.done)
 
-    def input_copy(self, index: int, array: Any, stream: int) -> tuple[int, Copy | None, bool]:
-        """Where an input lies, or will lie.
+    def _let_go(self) -> None:
+        """In a stream that never runs dry: drop what was held before the last mark, once the stream has passed it."""
+        cuda = self.resources.cuda
+        if self._held_before:
+            cuda.synchronize_event(self._mark)
+        self._held_before, self.held = self.held, {}
+        cuda.record(self._mark, self._busy_on or 0)
+
+    def place(self, index: int, array: Any, stream: int) -> tuple[int, Copy | None]:
+        """Where a host array, or one on the GPU that does not fit, will lie.
 
         Returns:
-            Its device address, the copy to make before (None: used in place), and whether that copy stays on the GPU.
+            The input's device address, and the copy from pinned memory to make; None: none, or enqueued already.
         """
         if type(array) is Foreign:
-            return self._foreign_input(index, array, stream)
+            return self._place_foreign(index, array, stream), None
         buffer = self.inputs[index]
         nbytes = array.nbytes
         target = buffer.device_address(self, nbytes)
         if not nbytes:
-            return target, None, False
+            return target, None
         source = pinned_address(array) if array.base is not None else None
         if source is None:
             self.settle()
             view = buffer.pinned_view(self, array.shape)
             np.copyto(view, array)
-            source = buffer.pinned.address  # type: ignore[union-attr]  # the view lies in it
+            source = buffer.pinned_address
         else:
-            self._held.append(array)
-        return target, (target, source, nbytes), False
+            self.held[id(array)] = array
+        return target, (target, source, nbytes)
 
-    def _foreign_input(self, index: int, array: Foreign, stream: int) -> tuple[int, Copy | None, bool]:
-        resources = self.resources
-        unfit = unfit_reason(array, resources.cuda.device)
-        if unfit is not None:
-            array = self._fitting(array, unfit, self.inputs[index].name)
+    def _place_foreign(self, index: int, array: Foreign, stream: int) -> int:
+        """Copy on the GPU."""
+        if array.address:
+            array = self._fitting(array, self.inputs[index].name)
         self.after(array.stream, stream)
-        self._held.append(array.owner)
+        self.held[id(array.owner)] = array.owner
         nbytes = math.prod(array.shape) * array.dtype.itemsize
-        if unfit is None or not nbytes:
-            return array.address or self.inputs[index].device_address(self, nbytes), None, False
         target = self.inputs[index].device_address(self, nbytes)
-        return target, (target, array.address, nbytes), True
+        if nbytes:
+            self.resources.cuda.copy_across(target, array.address, nbytes, stream)
+        return target
 
-    def _fitting(self, array: Foreign, unfit: str, name: str) -> Foreign:
+    def _fitting(self, array: Foreign, name: str) -> Foreign:
+        """An array that can be copied to where it fits."""
         if self.resources.options.unfit == "refuse":
             raise ConfigError(
                 "an array cannot be used in place",
                 where=f"{name!r}, unfit='refuse'",
-                got=unfit,
+                got=unfit_reason(array, self.resources.cuda.device),
                 expected=f"contiguous, on GPU {self.resources.cuda.device}, at a multiple of {ALIGNMENT} bytes",
                 fix="allow copies with unfit='copy'",
             )
@@ -262,12 +276,6 @@ class Lane:
             self.resources.cuda.record(self._fence, producer)
             self.resources.cuda.wait(stream, self._fence)
 
-    def bind(self, name: str, address: int) -> None:
-        """Tell the context an address, unless it knows it."""
-        if self._bound.get(name) != address:
-            self._alive().set_address(name, address)
-            self._bound[name] = address
-
     # -- execution --------------------------------------------------------------------------------------------------
 
     def enqueue(
@@ -277,8 +285,7 @@ class Lane:
         addresses: tuple[int, ...],
         copies: tuple[tuple[Copy, ...], tuple[Copy, ...]],
         stream: int,
-        *,
-        capture: bool,
+        capture: bool,  # noqa: FBT001 - one of six, all of them by position: this is called for every request
     ) -> None:
         """Copies in, execution, copies out, on a stream; by a graph where there is one.
 
@@ -291,7 +298,7 @@ class Lane:
             capture: A graph may be used and made.
         """
         scratch = self.resources.scratch
-        if not (capture and self.resources.graphs):
+        if not capture:
             self._execute(key, arrays, addresses, copies, stream)
             return
         graph_key = (key, addresses, None if scratch else copies)
@@ -314,10 +321,13 @@ class Lane:
         cuda, scratch, context = self.resources.cuda, self.resources.scratch, self._alive()
         if self._key != key:
             self._set_key(key, arrays)
-        for buffer, address in zip([*self.inputs, *self.outputs], addresses, strict=True):
-            if address and buffer.name not in self.resources.engine.shape_inputs:
-                self.bind(buffer.name, address)
-        self._copy(copies[0], stream, cuda.copy_in)
+        bound = self._bound
+        for name, address in zip(self._names, addresses, strict=True):
+            if name is not None and address and bound.get(name) != address:
+                context.set_address(name, address)
+                bound[name] = address
+        if copies[0]:
+            self._copy(copies[0], stream, cuda.copy_in)
         if scratch is None:
             context.execute(stream)
         else:
@@ -325,7 +335,8 @@ class Lane:
                 cuda.wait(stream, scratch.event)
                 context.execute(stream)
                 cuda.record(scratch.event, stream)
-        self._copy(copies[1], stream, cuda.copy_out)
+        if copies[1]:
+            self._copy(copies[1], stream, cuda.copy_out)
 
     def _copy(self, copies: tuple[Copy, ...], stream: int, copy: Callable[[int, int, int, int], None]) -> None:
         for target, source, nbytes in copies:
@@ -359,28 +370,30 @@ class Lane:
     def finished(self) -> None:
         """What was enqueued on our own stream has finished, and whatever it waited for."""
         self._busy_on = None
-        self._held.clear()
+        if self.held:
+            self.held = {}
+        if self._held_before:
+            self._held_before = {}
 
     def close(self) -> None:
         """Wait for the work, then free everything. Failures of a context that is broken are ignored."""
         attempt(self.settle)
-        self._busy_on = None
         for free in self._frees():
             attempt(free)
-        self._held.clear()
+        self.finished()
 
     def _frees(self) -> list[Callable[[], object]]:
         cuda, stream, context = self.resources.cuda, self.stream, self.context
         frees: list[Callable[[], object]] = [partial(cuda.synchronize, stream)] if stream else []
-        frees.append(self.forget_graphs)
+        frees.append(self.graphs.clear)
         if context is not None:
             frees.append(context.close)
         frees += [buffer.release for buffer in [*self.inputs, *self.outputs]]
         if self._scratch is not None:
             frees.append(self._scratch.release)
-        frees += [partial(cuda.destroy_event, event) for event in (self.done, self._fence) if event]
+        frees += [partial(cuda.destroy_event, event) for event in (self.done, self._fence, self._mark) if event]
         frees += [partial(cuda.destroy_stream, stream)] if stream else []
-        self.stream = self.done = self._fence = 0
+        self.stream = self.done = self._fence = self._mark = 0
         self.context = self._scratch = None
         return frees
 
@@ -389,17 +402,6 @@ def attempt(free: Callable[[], object]) -> None:
     """Free one thing of a context that may be broken: whoever waited for its result was told."""
     with contextlib.suppress(CudaError):
         free()
-
-
-def unfit_reason(array: Foreign, device: int) -> str | None:
-    """Why a device array cannot be used where it is; None if it can."""
-    if array.device != device:
-        return f"an array on GPU {array.device}"
-    if not array.contiguous:
-        return "an array that is not contiguous"
-    if array.address % ALIGNMENT:
-        return f"an array at {array.address:#x}"
-    return None
 
 
 def _buffer(spec: Any) -> _Buffer:

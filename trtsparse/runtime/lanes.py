@@ -38,7 +38,9 @@ class Lanes:
         self._limit = limit
         self._exclusive = exclusive
         self._description = description
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._waiting = 0
         self._idle: list[Lane] = []
         self._profiles: list[int] = []  # of all lanes, idle or lent
         self._lent = 0
@@ -56,7 +58,11 @@ class Lanes:
             EngineError: The session is closed.
         """
         while True:
-            with self._changed:
+            with self._lock:
+                idle = self._idle
+                if idle and idle[-1].profile == profiles[0] and not self.closed:  # nearly always
+                    self._lent += 1
+                    return idle.pop()
                 if self.closed:
                     raise EngineError("the session is closed", where=self._description, fix="open another one")
                 lane = self._take_idle(profiles)
@@ -70,19 +76,34 @@ class Lanes:
                     self._profiles.append(profile)
                     self._lent += 1
                     break
-                oldest = self._flying.popleft() if self._flying else None
-                if oldest is None:
-                    self._changed.wait()
+                oldest = self._oldest()
             if oldest is not None:
                 oldest.finish()
         return self._create(profile, unsuited)
 
+    def _oldest(self) -> Flying | None:
+        """The oldest submitted request; waits for a change where there is none. The lock is held."""
+        if self._flying:
+            return self._flying.popleft()
+        self._waiting += 1
+        try:
+            self._changed.wait()
+        finally:
+            self._waiting -= 1
+        return None
+
+    def _tell(self) -> None:
+        """Wake who waits for a change. The lock is held."""
+        if self._waiting:
+            self._changed.notify_all()
+
     def _take_idle(self, profiles: tuple[int, ...]) -> Lane | None:
+        idle = self._idle
         for profile in profiles:
-            for i in range(len(self._idle) - 1, -1, -1):  # the last used first: its buffers are warm
-                if self._idle[i].profile == profile:
+            for i in range(len(idle) - 1, -1, -1):  # the last used first: its buffers are warm
+                if idle[i].profile == profile:
                     self._lent += 1
-                    return self._idle.pop(i)
+                    return idle.pop(i)
         return None
 
     def _room_for(self, profiles: tuple[int, ...]) -> int | None:
@@ -101,17 +122,18 @@ class Lanes:
             raise
 
     def _forget(self, profile: int) -> None:
-        with self._changed:
+        with self._lock:
             self._profiles.remove(profile)
             self._lent -= 1
-            self._changed.notify_all()
+            self._tell()
 
     def release(self, lane: Lane) -> None:
         """Give a lane back."""
-        with self._changed:
+        with self._lock:
             self._idle.append(lane)
             self._lent -= 1
-            self._changed.notify_all()
+            if self._waiting:
+                self._changed.notify_all()
 
     def discard(self, lane: Lane) -> None:
         """Give back a lane whose execution failed; another one takes its place when it is needed."""
@@ -123,30 +145,28 @@ class Lanes:
 
     def launched(self, request: Flying) -> None:
         """Note a submitted request."""
-        with self._changed:
+        with self._lock:
             self._flying.append(request)
-            self._changed.notify_all()
+            self._tell()
 
     def landed(self, request: Flying) -> None:
         """Forget a submitted request that was finished."""
-        with self._changed:
+        with self._lock:
             if request in self._flying:
                 self._flying.remove(request)
 
     def close(self) -> None:
         """Finish what is under way, then close all lanes. Waiting threads are told that the session is closed."""
-        with self._changed:
+        with self._lock:
             self.closed = True
-            self._changed.notify_all()
+            self._tell()
         while True:
-            with self._changed:
-                oldest = self._flying.popleft() if self._flying else None
-                if oldest is None and not self._lent:
+            with self._lock:
+                if not self._flying and not self._lent:
                     idle, self._idle = self._idle, []
                     self._profiles.clear()
                     break
-                if oldest is None:
-                    self._changed.wait()
+                oldest = self._oldest()
             if oldest is not None:
                 oldest.finish()
         for lane in idle:

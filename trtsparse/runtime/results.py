@@ -9,17 +9,23 @@ from typing import Any
 import numpy as np
 
 from trtsparse.engines.device import Shape
-from trtsparse.errors import ConfigError, DtypeError, ShapeError
+from trtsparse.errors import ConfigError, DtypeError, FeedError, ShapeError
 from trtsparse.precision.specs import TensorSpec, did_you_mean
-from trtsparse.runtime.arrays import DeviceArray, Foreign, foreign_array
-from trtsparse.runtime.lane import Copy, Lane, unfit_reason
+from trtsparse.runtime.arrays import DeviceArray, Foreign, foreign_array, is_fitting, unfit_reason
+from trtsparse.runtime.lane import Copy, Lane
 from trtsparse.runtime.memory import Block, pinned_address
 
-__all__ = ["Outputs", "check_names"]
+__all__ = ["Filled", "Outputs", "check_names"]
 
 
 class Outputs:
-    """The outputs of one request: plan them, enqueue, finish after the stream has got there.
+    """The outputs of one request: where each goes, and what the caller gets once the stream has got there.
+
+    Attributes:
+        addresses: Of all outputs, in order; 0 for those that are allocated when their size is known.
+        copies: To pinned memory, after the execution.
+        across: To other places on the GPU, after the execution.
+        sized_late: The shape of an output is known only after the execution.
 
     Args:
         lane: That executes.
@@ -29,6 +35,11 @@ class Outputs:
         on_device: Return device arrays.
         stream: The application's stream, or None.
     """
+
+    __slots__ = (
+        "_allocated", "_arrays", "_lane", "_late", "_on_device", "_stream", "_views",
+        "across", "addresses", "copies", "sized_late",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -42,14 +53,13 @@ class Outputs:
     ) -> None:
         self._lane = lane
         self._stream = stream
+        self._on_device = on_device
         self.addresses: list[int] = []
         self.copies: list[Copy] = []
-        self._across: list[Copy] = []
+        self.across: list[Copy] = []
+        self.sized_late = False
         self._views: list[tuple[str, np.ndarray, np.ndarray | None]] = []
-        self._arrays: dict[str, Any] = {}
-        self._sized_late: list[tuple[int, str, bool]] = []
-        self._allocated: dict[str, Block] = {}
-        self._on_device = on_device
+        self._arrays: dict[str, Any] = {}  # in the order of the outputs
         for index, (buffer, shape) in enumerate(zip(lane.outputs, shapes, strict=True)):
             name = buffer.name
             if into is not None and name in into:
@@ -74,14 +84,17 @@ class Outputs:
 
     def _stage(self, index: int, name: str, shape: Shape, into: np.ndarray | None = None) -> None:
         """Through pinned memory to the host."""
-        buffer, nbytes = self._lane.outputs[index], self._nbytes(index, shape)
-        address = buffer.device_address(self._lane, nbytes)
-        self._lane.settle()
-        view = buffer.pinned_view(self._lane, shape)
+        lane = self._lane
+        lane.settle()
+        buffer = lane.outputs[index]
+        view = buffer.pinned_view(lane, shape)
+        nbytes = view.nbytes
+        address = buffer.device_address(lane, nbytes)
         self.addresses.append(address)
         if nbytes:
-            self.copies.append((buffer.pinned.address, address, nbytes))  # type: ignore[union-attr]
+            self.copies.append((buffer.pinned_address, address, nbytes))
         self._views.append((name, view, into))
+        self._arrays[name] = into
 
     def _make_device_array(self, index: int, name: str, shape: Shape) -> None:
         lane = self._lane
@@ -96,6 +109,10 @@ class Outputs:
 
     def _allocate_late(self, index: int, name: str, *, returned: bool) -> None:
         lane = self._lane
+        if not self.sized_late:
+            self.sized_late = True
+            self._allocated: dict[str, Block] = {}
+            self._late: list[tuple[int, str, bool]] = []
 
         def allocate(output: str, nbytes: int) -> int:
             block = lane.resources.device_pool.take(nbytes)
@@ -105,43 +122,52 @@ class Outputs:
         if lane.context is not None:
             lane.context.set_allocator(name, allocate)
         self.addresses.append(0)
-        self._sized_late.append((index, name, returned))
+        self._late.append((index, name, returned))
+        if returned:
+            self._arrays[name] = None
 
     def _fill(self, index: int, name: str, shape: Shape, target: Any) -> None:
-        lane, spec = self._lane, self._lane.outputs[index]
+        """Into an array of the caller; the usual one, on the GPU and fitting, is dealt with here."""
+        lane, stream = self._lane, self._stream
         cuda = lane.resources.cuda
-        if -1 in shape:
-            raise ConfigError(
-                "an output's shape is known only after the execution", where=f"output {name!r}", fix="use run"
-            )
-        seen = target if isinstance(target, np.ndarray) else foreign_array(target, cuda=cuda, stream=lane.stream)
-        if seen is None or seen.dtype != spec.dtype:
-            got = type(target).__name__ if seen is None else str(seen.dtype)
-            raise DtypeError("cannot fill an array", where=f"output {name!r}", got=got, expected=str(spec.dtype))
-        if tuple(seen.shape) != shape:
-            raise ShapeError("cannot fill an array", where=f"output {name!r}", got=tuple(seen.shape), expected=shape)
-        if isinstance(seen, Foreign):
-            self._fill_on_device(index, name, shape, seen)
+        seen: Any = target if isinstance(target, np.ndarray) else foreign_array(target, cuda=cuda, stream=lane.stream)
+        if seen is None or seen.dtype != lane.outputs[index].dtype or seen.shape != shape:
+            raise self._cannot_fill(index, name, shape, target, seen)
+        if type(seen) is Foreign:
+            if stream is None:
+                stream = lane.stream
+            if seen.stream is not None and seen.stream != stream:
+                lane.after(seen.stream, stream)
+            lane.held[id(seen.owner)] = seen.owner
+            if is_fitting(seen, cuda.device):
+                self.addresses.append(seen.address)
+            else:
+                self._copy_to(index, name, shape, seen)
         else:
             self._fill_on_host(index, name, shape, seen, target)
         self._arrays[name] = target
 
-    def _fill_on_device(self, index: int, name: str, shape: Shape, target: Foreign) -> None:
-        lane, nbytes = self._lane, self._nbytes(index, shape)
-        stream = lane.stream if self._stream is None else self._stream
+    def _cannot_fill(self, index: int, name: str, shape: Shape, target: Any, seen: Any) -> FeedError | ConfigError:
+        where, dtype = f"output {name!r}", self._lane.outputs[index].dtype
+        if seen is None or seen.dtype != dtype:
+            got = type(target).__name__ if seen is None else str(seen.dtype)
+            return DtypeError("cannot fill an array", where=where, got=got, expected=str(dtype))
+        if -1 in shape:
+            return ConfigError("an output's shape is known only after the execution", where=where, fix="use run")
+        return ShapeError("cannot fill an array", where=where, got=seen.shape, expected=shape)
+
+    def _copy_to(self, index: int, name: str, shape: Shape, target: Foreign) -> None:
+        """Through memory of ours to an array on a GPU that does not fit."""
+        lane = self._lane
         if not target.contiguous:
             raise ConfigError("only a contiguous array can be filled", where=f"output {name!r}")
-        lane.after(target.stream, stream)
-        lane.hold(target.owner)
-        unfit = unfit_reason(target, lane.resources.cuda.device)
-        if unfit is None:
-            self.addresses.append(target.address)
-            return
         if lane.resources.options.unfit == "refuse":
+            unfit = unfit_reason(target, lane.resources.cuda.device)
             raise ConfigError("an array cannot be filled in place", where=f"{name!r}, unfit='refuse'", got=unfit)
-        address = lane.outputs[index].device_address(lane, nbytes)
-        self.addresses.append(address)
-        self._across.append((target.address, address, nbytes))
+        nbytes = self._nbytes(index, shape)
+        staged = lane.outputs[index].device_address(lane, nbytes)
+        self.addresses.append(staged)
+        self.across.append((target.address, staged, nbytes))
 
     def _fill_on_host(self, index: int, name: str, shape: Shape, seen: np.ndarray, target: Any) -> None:
         if seen is not target or not seen.flags.writeable:
@@ -159,19 +185,9 @@ class Outputs:
         nbytes = self._nbytes(index, shape)
         address = self._lane.outputs[index].device_address(self._lane, nbytes)
         self.addresses.append(address)
-        self._lane.hold(seen)
+        self._lane.held[id(seen)] = seen
         if nbytes:
             self.copies.append((pinned, address, nbytes))
-
-    @property
-    def sized_late(self) -> bool:
-        """The shape of an output is known only after the execution."""
-        return bool(self._sized_late)
-
-    def enqueue_rest(self, stream: int) -> None:
-        """Copies on the GPU, after the execution."""
-        for target, source, nbytes in self._across:
-            self._lane.resources.cuda.copy_across(target, source, nbytes, stream)
 
     def finish(self, stream: int) -> dict[str, Any]:
         """What the caller gets; the stream has got there, unless it is the application's.
@@ -180,21 +196,20 @@ class Outputs:
             CudaError: A copy failed.
             EngineError: An output could not be allocated.
         """
-        if self._sized_late:
+        if self.sized_late:
             self._finish_late(stream)
         for name, view, into in self._views:
             if into is None:
                 self._arrays[name] = view.copy()
             else:
                 np.copyto(into, view)
-        names = [buffer.name for buffer in self._lane.outputs]
-        return {name: self._arrays[name] for name in names if name in self._arrays}
+        return self._arrays
 
     def _finish_late(self, stream: int) -> None:
         """The shapes are known now: wrap the memory, or fetch it."""
         lane, context, cuda = self._lane, self._lane.context, self._lane.resources.cuda
         fetched = []
-        for index, name, returned in self._sized_late:
+        for index, name, returned in self._late:
             if context is None or not returned:
                 continue
             shape = context.allocated_shape(name)
@@ -203,13 +218,26 @@ class Outputs:
                 continue
             nbytes, view = self._nbytes(index, shape), lane.outputs[index].pinned_view(lane, shape)
             if nbytes:
-                pinned = lane.outputs[index].pinned
-                cuda.copy_out(pinned.address, self._allocated[name].address, nbytes, stream)  # type: ignore[union-attr]
+                cuda.copy_out(lane.outputs[index].pinned_address, self._allocated[name].address, nbytes, stream)
             fetched.append((name, view, None))
         if fetched:
             cuda.synchronize(stream)
             self._views += fetched
         self._allocated = {}
+
+
+class Filled:
+    """The outputs of a request that had nothing to plan: arrays of the caller, filled in place."""
+
+    __slots__ = ("_into",)
+    sized_late = False
+
+    def __init__(self, into: Mapping[str, Any]) -> None:
+        self._into = into
+
+    def finish(self, _stream: int) -> dict[str, Any]:
+        """What the caller gets."""
+        return dict(self._into)
 
 
 def check_names(names: Sequence[str], known: Sequence[TensorSpec]) -> None:

@@ -2,34 +2,60 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import threading
+import warnings
+import weakref
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from trtsparse.engines import Engine, TensorSpec, engine_from
-from trtsparse.errors import ConfigError, EngineError
-from trtsparse.precision.specs import FeedChecker, did_you_mean
+from trtsparse.engines import Engine, TensorSpec, engine_from, plan_header
+from trtsparse.engines.device import DeviceEngine
+from trtsparse.engines.driver import count_gpus
+from trtsparse.errors import ConfigError, DeviceError, EngineError, MissingDependencyError
+from trtsparse.runtime.host import HostRunner
+from trtsparse.runtime.memory import PoolStats
+from trtsparse.runtime.options import SessionOptions
+from trtsparse.runtime.requests import Request
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from trtsparse.runtime.cuda import Cuda
+    from trtsparse.runtime.device import DeviceRunner
+
 __all__ = ["Session"]
+
+Place = Literal["host", "device"]
+_owners: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+_owners_lock = threading.Lock()
 
 
 class Session:
-    """A loaded model that checks what it is fed. `run` may be called from several threads at once.
+    """A loaded model that checks what it is fed. Any number of threads may use it at once.
+
+    An ONNX model runs on the CPU, a plan on a GPU. Inputs are numpy arrays, or arrays of PyTorch, CuPy, PyCUDA, JAX
+    or whatever implements ``__dlpack__`` or ``__cuda_array_interface__``; on the GPU those are used in place when
+    they are contiguous, on the session's GPU and at a multiple of 256 bytes. What the producer of an array has
+    enqueued on its stream is waited for, on the GPU.
 
     Args:
-        source: An ONNX model: a path (needed for external data), bytes, a ModelProto or an OnnxModel; or an engine,
-            which the session then owns.
-        engine: "auto", or "onnxruntime".
-        threads: Within one operator; by default as many as there are cores.
+        source: An ONNX model: a path (needed for external data), bytes, a ModelProto or an OnnxModel; a plan: a path
+            or bytes; or an engine. Several sessions may share one engine: the last one closed closes it.
+        engine: "auto", "onnxruntime" or "tensorrt".
+        threads: Of the CPU within one operator; by default as many as there are cores.
+        device: The GPU's number, by default 0; for a plan only.
+        cuda: The CUDA binding: "auto", "cuda-python" or "pycuda" (which has no CUDA graphs); for a plan only.
+        options: How to use the GPU, and how many requests at once.
 
     Raises:
-        TrtSparseError: As in `trtsparse.engines.engine_from`.
+        TrtSparseError: As in `trtsparse.engines.engine_from`, and as in `SessionOptions`.
+        DeviceError: There is no such GPU, or the engine is on another one.
 
     Example:
         >>> from onnx import parser
@@ -39,19 +65,68 @@ class Session:
         np.float32(12.0)
     """
 
+    _runner: DeviceRunner | HostRunner | None = None
+
     def __init__(
         self,
-        source: str | os.PathLike[str] | bytes | Engine | Any,
+        source: str | os.PathLike[str] | bytes | Engine | DeviceEngine | Any,
         *,
         engine: str = "auto",
         threads: int | None = None,
+        device: int | None = None,
+        cuda: str | Cuda = "auto",
+        options: SessionOptions | None = None,
     ) -> None:
-        loaded = source if isinstance(source, Engine) else engine_from(source, engine=engine, threads=threads)
-        self._engine: Engine | None = loaded
-        self._inputs = loaded.inputs
-        self._outputs = loaded.outputs
+        self._options = options or SessionOptions()
+        self._lock = threading.Lock()
+        self._tasks: ThreadPoolExecutor | None = None
+        loaded: Engine | DeviceEngine
+        on_host = isinstance(source, Engine)
+        if isinstance(source, DeviceEngine) or (not on_host and plan_header(source) is not None):
+            loaded = self._open_on_gpu(source, engine, threads=threads, device=device, cuda=cuda)
+        else:
+            if device is not None or cuda != "auto":
+                raise ConfigError(
+                    "an ONNX model is executed on the CPU",
+                    where="cuda" if device is None else "device",
+                    fix="build a plan of it for the GPU, or leave the option out",
+                )
+            opened: Any = source if on_host else engine_from(source, engine=engine, threads=threads)
+            loaded = opened
+            self._runner = HostRunner(opened, contexts=self._options.contexts)
+        self._engine = loaded
+        _own(loaded)
+        self._inputs: tuple[TensorSpec, ...] = loaded.inputs
+        self._outputs: tuple[TensorSpec, ...] = loaded.outputs
         self._description = loaded.description
-        self._check = FeedChecker(self._inputs)
+
+    def _open_on_gpu(
+        self, source: Any, engine: str, *, threads: int | None, device: int | None, cuda: str | Cuda
+    ) -> DeviceEngine:
+        from trtsparse.runtime.cuda import current, open_cuda
+        from trtsparse.runtime.device import DeviceRunner
+
+        if threads is not None:
+            raise ConfigError("a plan is executed by a GPU", where="threads", got=threads, fix="leave it out")
+        if device is None:
+            device = source.device if isinstance(source, DeviceEngine) else getattr(cuda, "device", 0)
+        try:
+            provider = open_cuda(cuda, device=device)
+        except (DeviceError, MissingDependencyError) as error:
+            raise _no_gpu(source, error) from error
+        if isinstance(source, DeviceEngine):
+            self._runner = DeviceRunner(source, provider, self._options)
+            return source
+        with current(provider):
+            loaded = engine_from(source, engine=engine, device=device)
+        if not isinstance(loaded, DeviceEngine):
+            raise EngineError("the engine for plans does not execute on a GPU", where=loaded.description)
+        try:
+            self._runner = DeviceRunner(loaded, provider, self._options)
+        except BaseException:
+            loaded.close()
+            raise
+        return loaded
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -64,16 +139,47 @@ class Session:
         return self._outputs
 
     @property
+    def engine(self) -> Engine | DeviceEngine:
+        """The engine, for another session to share."""
+        return self._engine
+
+    @property
     def closed(self) -> bool:
         """True after `close`."""
-        return self._engine is None
+        return self._runner is None
 
-    def run(self, feeds: Mapping[str, np.ndarray], *, outputs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+    @property
+    def memory(self) -> dict[str, PoolStats]:
+        """What the pools of "device" and "pinned" memory hold; empty on the CPU."""
+        return self._alive().memory
+
+    @property
+    def contexts(self) -> int:
+        """How many execution contexts there are now; they are made when needed."""
+        return self._alive().contexts
+
+    @property
+    def contexts_replaced(self) -> int:
+        """How many execution contexts were replaced because an execution had failed."""
+        return self._alive().contexts_replaced
+
+    def run(
+        self,
+        feeds: Mapping[str, Any],
+        *,
+        outputs: Sequence[str] | None = None,
+        to: Place | None = None,
+        stream: Any = None,
+    ) -> dict[str, Any]:
         """Execute once.
 
         Args:
-            feeds: An array for each input, of exactly its data type. Arrays need not be contiguous.
+            feeds: An array for each input, of exactly its data type. Host arrays need not be contiguous.
             outputs: Names of the outputs to return, by default all.
+            to: "host" for numpy arrays, "device" for `trtsparse.runtime.arrays.DeviceArray`; by default "host", with
+                ``stream`` "device".
+            stream: The application's CUDA stream: everything is enqueued there and nothing is waited for. Arrays fed
+                must stay unchanged until the stream has got there; they are kept alive.
 
         Returns:
             Output name to array, owned by the caller.
@@ -81,35 +187,119 @@ class Session:
         Raises:
             FeedError: An input is missing or unknown.
             DtypeError: A value is not an array, or of another type: nothing is cast in silence.
-            ShapeError: Another rank or size, or two dims of the same name differ.
-            ConfigError: ``outputs`` has an unknown name.
+            ShapeError: Another rank or size, two dims of the same name differ, or no profile admits the shapes.
+            ConfigError: ``outputs`` has an unknown name, or a device array does not fit (see `SessionOptions.unfit`).
             EngineError: The session is closed, or the library reports a failure.
+            CudaError: A CUDA call failed.
         """
-        engine = self._engine
-        if engine is None:
-            raise EngineError("the session is closed", where=self._description, fix="open another one")
-        self._check(feeds)
-        if outputs is not None:
-            self._check_outputs(outputs)
-        return engine.run(feeds, outputs=outputs)
+        on_device = to == "device" or (to is None and stream is not None)
+        if to not in (None, "host", "device") or (stream is not None and not on_device):
+            raise ConfigError(
+                "outputs cannot go there", where="to", got=repr(to), expected="'device' with stream, else also 'host'"
+            )
+        runner = self._runner
+        if runner is None:
+            runner = self._alive()
+        return runner.run(feeds, outputs=outputs, on_device=on_device, stream=stream)
+
+    def run_into(self, feeds: Mapping[str, Any], outputs: Mapping[str, Any], *, stream: Any = None) -> dict[str, Any]:
+        """Execute once and fill arrays of the caller.
+
+        Args:
+            feeds: As in `run`.
+            outputs: Output name to a writable array of its shape and type: numpy, best from `host_array`, or on the
+                GPU, where it is written in place. Outputs left out are dropped.
+            stream: As in `run`; host arrays must then come from `host_array`.
+
+        Returns:
+            ``outputs``.
+
+        Raises:
+            TrtSparseError: As in `run`, also where an array cannot be filled.
+        """
+        return self._alive().run(feeds, into=outputs, on_device=stream is not None, stream=stream)
+
+    def submit(
+        self,
+        feeds: Mapping[str, Any],
+        *,
+        outputs: Sequence[str] | None = None,
+        into: Mapping[str, Any] | None = None,
+        to: Place = "host",
+    ) -> Request:
+        """Enqueue one execution and return at once, so that its copies overlap with other executions.
+
+        Waits while `SessionOptions.contexts` requests are under way. Arrays in device memory or from `host_array`
+        must stay unchanged until the result is there; others are copied before this returns.
+
+        Args:
+            feeds: As in `run`.
+            outputs: As in `run`.
+            into: As the outputs of `run_into`, filled when the result is there.
+            to: As in `run`.
+
+        Raises:
+            TrtSparseError: As in `run`, for what is known at once; the rest comes with the result.
+        """
+        made = self._alive().submit(feeds, outputs=outputs, into=into, on_device=to == "device")
+        return made if isinstance(made, Request) else Request(made.result, made.done)
+
+    async def arun(
+        self, feeds: Mapping[str, Any], *, outputs: Sequence[str] | None = None, to: Place = "host"
+    ) -> dict[str, Any]:
+        """`run` for asyncio: the event loop goes on meanwhile.
+
+        Args:
+            feeds: As in `run`.
+            outputs: As in `run`.
+            to: As in `run`.
+
+        Raises:
+            TrtSparseError: As in `run`.
+        """
+        with self._lock:
+            self._alive()
+            if self._tasks is None:
+                self._tasks = ThreadPoolExecutor(self._options.contexts, thread_name_prefix="trtsparse-async")
+            tasks = self._tasks
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(tasks, lambda: self.run(feeds, outputs=outputs, to=to))
+
+    def host_array(self, shape: Sequence[int], dtype: Any) -> np.ndarray:
+        """A numpy array that the GPU reads and writes without a copy in between; on the CPU an ordinary one.
+
+        Args:
+            shape: The array's.
+            dtype: The array's.
+
+        Returns:
+            Not initialised. Its memory goes back to the session's pool when nobody holds it any more.
+        """
+        return self._alive().host_array(tuple(shape), np.dtype(dtype))
 
     def close(self) -> None:
-        """Free the model. Closing twice is harmless."""
-        engine, self._engine = self._engine, None
-        if engine is not None:
-            engine.close()
+        """Finish what is under way and free everything. Closing twice is harmless.
 
-    def _check_outputs(self, names: Sequence[str]) -> None:
-        known = [spec.name for spec in self._outputs]
-        for name in names:
-            if name not in known:
-                raise ConfigError(
-                    "the model has no such output",
-                    where="outputs",
-                    got=repr(name),
-                    expected=", ".join(map(repr, known)),
-                    fix=did_you_mean(name, known),
-                )
+        Requests that were submitted keep their results; calls that wait in other threads are told.
+        """
+        with self._lock:
+            runner, self._runner = self._runner, None
+            tasks, self._tasks = self._tasks, None
+        if runner is None:
+            return
+        try:
+            runner.close()
+        finally:
+            if tasks is not None:
+                tasks.shutdown()
+            with runner.current():
+                _disown(self._engine)
+
+    def _alive(self) -> DeviceRunner | HostRunner:
+        runner = self._runner
+        if runner is None:
+            raise EngineError("the session is closed", where=self._description, fix="open another one")
+        return runner
 
     def __enter__(self) -> Self:
         return self
@@ -119,5 +309,43 @@ class Session:
     ) -> None:
         self.close()
 
+    def __del__(self) -> None:
+        if self._runner is None or not hasattr(self, "_engine"):
+            return  # closed, or never quite made: what was made has been freed
+        if not isinstance(self._runner, HostRunner):
+            warnings.warn(f"{self!r} was not closed", ResourceWarning, stacklevel=2)
+        self.close()
+
     def __repr__(self) -> str:
         return f"<Session of {self._description}{', closed' if self.closed else ''}>"
+
+
+def _own(engine: Any) -> None:
+    with _owners_lock:
+        _owners[engine] = _owners.get(engine, 0) + 1
+
+
+def _disown(engine: Any) -> None:
+    """Close an engine that no session uses any more."""
+    with _owners_lock:
+        left = _owners.get(engine, 1) - 1
+        if left:
+            _owners[engine] = left
+        else:
+            _owners.pop(engine, None)
+    if not left:
+        engine.close()
+
+
+def _no_gpu(source: Any, error: DeviceError | MissingDependencyError) -> DeviceError | MissingDependencyError:
+    """Where there is no GPU at all, say that rather than which package is missing."""
+    header = None if isinstance(source, DeviceEngine) else plan_header(source)
+    if header is None or count_gpus():
+        return error
+    return DeviceError(
+        "a plan is executed by the library that built it, on an NVIDIA GPU",
+        where="bytes" if isinstance(source, (bytes, bytearray, memoryview)) else source,
+        got="no GPU that CUDA can use",
+        expected=f"{header} and a GPU that the plan was built for",
+        fix="run the ONNX model that the plan was built from on the CPU",
+    )
