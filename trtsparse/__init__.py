@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from trtsparse.builder.engine import BuiltEngine
     from trtsparse.errors import TrtSparseError
     from trtsparse.files.model import OnnxModel
+    from trtsparse.runtime.options import SessionOptions
     from trtsparse.runtime.session import Session
     from trtsparse.sparsity.pattern import Pattern
     from trtsparse.sparsity.prune import PruneResult, prune
@@ -30,6 +31,7 @@ __all__ = [
     "Profile",
     "PruneResult",
     "Session",
+    "SessionOptions",
     "SparsityReport",
     "TrtSparseError",
     "__version__",
@@ -46,6 +48,7 @@ _HOMES = {
     "Profile": "trtsparse.builder.config",
     "PruneResult": "trtsparse.sparsity.prune",
     "Session": "trtsparse.runtime.session",
+    "SessionOptions": "trtsparse.runtime.options",
     "SparsityReport": "trtsparse.sparsity.validate",
     "TrtSparseError": "trtsparse.errors",
     "build": "trtsparse.builder.build",

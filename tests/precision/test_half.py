@@ -3,6 +3,7 @@ from collections import Counter
 
 import numpy as np
 import onnx
+import onnx.parser
 import pytest
 
 from models import packaged
@@ -218,3 +219,15 @@ def test_an_unknown_precision_is_refused(convnet):
     with pytest.raises(ConfigError) as caught:
         to_half(convnet, precision="fp8")
     assert str(caught.value) == "no such precision\n  where: precision\n  got: 'fp8'\n  expected: 'fp16', 'bf16'"
+
+
+def test_bf16_leaves_deconvolutions_in_float32_because_tensorrt_has_no_kernel_for_them():
+    weights = ", ".join(str(n / 32) for n in range(32))
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 17]> g (float[1, 4, 3, 3] x) => (float[1, 2, 4, 4] y) '
+        f"<float[4, 2, 2, 2] w = {{{weights}}}> {{ c = ConvTranspose(x, w) y = Relu(c) }}"
+    )
+    model.graph.node[0].name = "up"
+    converted = to_half(model, precision="bf16")
+    assert [(kept.node, kept.why) for kept in converted.kept] == [("up", "unsupported")]
+    assert not to_half(model, precision="fp16").kept

@@ -20,7 +20,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--random", action="store_true", help="random arrays for the inputs that are not given")
     parser.add_argument("--shapes", metavar="NAME:1x3x224x224,...", help="shapes of random inputs")
-    parser.add_argument("--engine", default="auto", choices=("auto", "onnxruntime"), help="default: auto")
+    parser.add_argument("--engine", default="auto", choices=("auto", "onnxruntime", "tensorrt"), help="default: auto")
     parser.add_argument("-o", "--output", metavar="OUT.npz", help="write the outputs' arrays")
     shared.add_json(parser)
 
@@ -32,8 +32,15 @@ def run(options: argparse.Namespace) -> int:
     feeds = _read_inputs(options.input)
     with Session(options.model, engine=options.engine) as session:
         if options.random:
+            from trtsparse.engines import plan_header
             from trtsparse.precision.feeds import random_feeds
 
+            if plan_header(options.model) is not None:
+                raise ConfigError(
+                    "random inputs are made for ONNX models only",
+                    where="--random",
+                    fix="give the inputs: --input name=file.npy",
+                )
             shapes = shared.parse_shapes(options.shapes)
             feeds = {**random_feeds(options.model, shapes=shapes)[0], **feeds}
         elif options.shapes:

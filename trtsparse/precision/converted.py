@@ -19,11 +19,12 @@ class KeptNode:
 
     Attributes:
         node: Its name, or "<op>_<position>" where it has none.
-        why: "asked"; "overflow": a weight or a value exceeds the range; "error": the output was too far off without.
+        why: "asked"; "overflow": a weight or a value exceeds the range; "error": the output was too far off without;
+            "unsupported": TensorRT has no kernel for it in the type.
     """
 
     node: str
-    why: Literal["asked", "overflow", "error"]
+    why: Literal["asked", "overflow", "error", "unsupported"]
 
 
 @dataclass(frozen=True)

@@ -43,9 +43,9 @@ def to_half(
 ) -> Converted:
     """Convert a float32 model to a typed FP16 or BF16 graph, whose inputs and outputs stay float32.
 
-    Constants are folded first. Nodes stay in float32 when they are asked to, when a weight exceeds the type's range
-    or a value half of it, and, from the node that adds most noise downwards, until the error is at most
-    ``max_error``.
+    Constants are folded first. Nodes stay in float32 when they are asked to, when TensorRT has no kernels for them in
+    the type (BF16 ConvTranspose), when a weight exceeds the type's range or a value half of it, and, from the node
+    that adds most noise downwards, until the error is at most ``max_error``.
 
     The error is that of an emulation, in which every value that is 16-bit in the graph is rounded to it while
     products are added in float32, as Tensor Cores do; ONNX Runtime's CPU kernels keep more digits and hide overflow.
@@ -78,8 +78,9 @@ def to_half(
     if half is BF16:
         notes.append("the error is an emulation's: ONNX Runtime cannot run BF16 on a CPU")
     conversion = _Conversion(original, half, inputs)
-    kept: dict[str, Any] = dict.fromkeys(resolve_names(original, conversion.folded, keep_fp32), "asked")
-    kept = {**dict.fromkeys(conversion.overflowing(), "overflow"), **kept}
+    kept: dict[str, Any] = dict.fromkeys(conversion.unsupported(), "unsupported")
+    kept |= dict.fromkeys(conversion.overflowing(), "overflow")
+    kept |= dict.fromkeys(resolve_names(original, conversion.folded, keep_fp32), "asked")
     error, more = fewest(
         lambda names: conversion.error({*kept, *names}), lambda: conversion.ranking(kept), limit=max_error
     )
@@ -119,6 +120,11 @@ class _Conversion:
     def names(self) -> list[str]:
         """All float values that nodes read or make."""
         return list(dict.fromkeys(name for names in self.values.values() for name in names))
+
+    def unsupported(self) -> list[str]:
+        """Nodes that TensorRT does not run in the type: BF16 deconvolutions (seen in TensorRT-RTX 1.7)."""
+        nodes = (node for graph in graphs(self.folded.proto.graph) for node in graph.node)
+        return [node.name for node in nodes if self.half is BF16 and node.op_type == "ConvTranspose"]
 
     def overflowing(self) -> list[str]:
         """Nodes with a weight above the type's range, or a value above half of it."""
