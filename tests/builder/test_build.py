@@ -21,8 +21,10 @@ from trtsparse.errors import (
     ExternalDataError,
     ModelError,
     OperatorError,
+    ShapeError,
     UnsupportedOptionError,
 )
+from trtsparse.precision.feeds import RandomCalibrationWarning
 from trtsparse.sparsity.prune import prune
 
 pytestmark = pytest.mark.usefixtures("rtx")
@@ -399,7 +401,8 @@ def test_int8_without_samples_says_what_is_missing(net):
     assert str(error.value) == (
         "INT8 needs sample inputs to calibrate with\n"
         "  where: precision='int8', ModelProto\n"
-        "  expected: build(..., samples=[{input: array}, ...]), or a model that is quantized already (Q/DQ)"
+        "  expected: build(..., samples=[{input: array}, ...]), or a model that is quantized already (Q/DQ)\n"
+        "  to fix: random_calibration=True is enough to measure time"
     )
 
 
@@ -500,3 +503,39 @@ def test_ppocr_builds_sparse_in_fp16_from_sample_images(ppocr_det):
     assert len(eligible) > 20
     assert all(row.compliant and row.chosen == "decided at load" for row in eligible)
     assert {row.reason.split(" (")[0] for row in report.sites if not row.eligible} >= {"grouped convolution"}
+
+
+@pytest.mark.filterwarnings("ignore::trtsparse.builder.config.BuildWarning")
+@pytest.mark.parametrize("method", ["minmax", "entropy", "percentile"])
+@pytest.mark.usefixtures("rtx")
+def test_int8_is_calibrated_with_a_folder_of_samples_by_any_method(net, tmp_path, method):
+    rng = np.random.default_rng(0)
+    for number in range(4):
+        np.save(tmp_path / f"{number}.npy", rng.standard_normal((2, 8, 6, 6)).astype("f4"))
+    config = BuildConfig(precision="int8", calibration=method, max_error=0.9, flavour="tensorrt_rtx")
+    report = build(net(batch=2), config, samples=tmp_path).report
+    assert report.precision.reached == "int8"
+    assert report.config["calibration"] == method
+
+
+@pytest.mark.filterwarnings("ignore::trtsparse.builder.config.BuildWarning")
+@pytest.mark.usefixtures("rtx")
+def test_int8_with_random_calibration_warns_loudly_and_only_when_asked(net):
+    with pytest.warns(RandomCalibrationWarning):
+        build(
+            net(batch=2),
+            BuildConfig(precision="int8", random_calibration=True, max_error=0.9, flavour="tensorrt_rtx"),
+        )
+    with pytest.raises(ConfigError, match="INT8 needs sample inputs to calibrate with"):
+        build(net(batch=2), BuildConfig(precision="int8", flavour="tensorrt_rtx"))
+
+
+@pytest.mark.usefixtures("rtx")
+def test_samples_of_a_wrong_shape_in_a_folder_are_named(net, tmp_path):
+    np.save(tmp_path / "0.npy", np.zeros((2, 8, 6, 7), "f4"))
+    with pytest.raises(ShapeError) as refused:
+        build(net(batch=2), BuildConfig(precision="fp16", flavour="tensorrt_rtx"), samples=tmp_path)
+    assert str(refused.value) == (
+        "an array has the wrong shape\n  where: feed 0, input 'x', dim 3\n  got: (2, 8, 6, 7)\n"
+        "  expected: (2, 8, 6, 6)"
+    )

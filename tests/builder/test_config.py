@@ -103,6 +103,10 @@ def test_a_config_becomes_json():
             "only a version-compatible plan has a lean runtime\n  where: exclude_lean_runtime",
         ),
         (
+            {"calibration": "entropy"},
+            "calibration is about INT8 builds\n  got: precision='fp32'\n  expected: precision='int8'",
+        ),
+        (
             {"int8_rest": "fp16"},
             "int8_rest is about INT8 builds\n  got: precision='fp32'\n  expected: precision='int8'",
         ),

@@ -35,6 +35,7 @@ from trtsparse.builder.sites import Evidence, make_rows, node_names, warn_about_
 from trtsparse.builder.sparsity_log import read_inspector, read_log
 from trtsparse.errors import BuildError, DeviceError, OutputError, TrtSparseError
 from trtsparse.files.model import OnnxModel
+from trtsparse.precision.feeds import check_feeds, read_feeds
 from trtsparse.precision.specs import input_specs
 from trtsparse.sparsity.prune import prune
 from trtsparse.sparsity.validate import SiteReport, validate
@@ -86,15 +87,16 @@ def build(
     model: str | os.PathLike[str] | bytes | onnx.ModelProto | OnnxModel,
     config: BuildConfig | None = None,
     *,
-    samples: Sequence[Mapping[str, np.ndarray]] = (),
+    samples: Sequence[Mapping[str, np.ndarray]] | str | os.PathLike[str] = (),
 ) -> BuiltEngine:
     """Build a TensorRT engine from an ONNX model.
 
     Args:
         model: A path, serialized bytes, or a model in memory. It is not changed.
         config: What to build; None for FP32 without sparsity.
-        samples: Real inputs, ``{name: array}`` each. A converted model is compared with the original on them, INT8 is
-            calibrated with them, and the profile is inferred from them where the configuration has none.
+        samples: Real inputs, ``{name: array}`` each, or a folder of .npz or .npy files as
+            `trtsparse.precision.feeds.read_feeds` takes it. A converted model is compared with the original on them,
+            INT8 is calibrated with them, and the profile is inferred from them where the configuration has none.
 
     Returns:
         The plan and the report. Warnings in the report were also raised as `BuildWarning`.
@@ -125,7 +127,7 @@ def build(
     source = OnnxModel.open(model)
     trt = find_tensorrt(options.flavour)
     with ThreadPoolExecutor(1, thread_name_prefix="trtsparse-build") as pool:
-        job = _prepare(source, options, Capabilities.of(trt), samples, pool)
+        job = _prepare(source, options, Capabilities.of(trt), _read_samples(source, samples), pool)
         try:
             result = _build(trt, job, notes)
         except TrtSparseError:
@@ -133,6 +135,18 @@ def build(
             raise
         report = _report(job, result, notes, started)
     return BuiltEngine(plan=result.plan, report=report)
+
+
+def _read_samples(
+    source: OnnxModel, samples: Sequence[Mapping[str, np.ndarray]] | str | os.PathLike[str]
+) -> Sequence[Mapping[str, np.ndarray]]:
+    """Samples from a folder or file, checked against the model; others as they are."""
+    if not isinstance(samples, (str, os.PathLike)):
+        return samples
+    inputs = input_specs(source)
+    feeds = read_feeds(samples, input_name=inputs[0].name if len(inputs) == 1 else "")
+    check_feeds(source, feeds)
+    return feeds
 
 
 def _prepare(

@@ -24,6 +24,7 @@ Precision = Literal["fp32", "tf32", "fp16", "bf16", "int8", "best"]
 Typing = Literal["auto", "strong", "weak"]
 Sparsity = Literal["disable", "enable", "force"]
 Rest = Literal["fp32", "fp16"]
+Calibration = Literal["minmax", "entropy", "percentile"]
 Refit = Literal["all", "identical", "individual"]
 HardwareCompatibility = Literal["ampere_plus", "same_compute_capability"]
 Verbosity = Literal["none", "layer_names_only", "detailed"]
@@ -51,6 +52,9 @@ class BuildConfig:
         typing: How a precision is reached. "weak" sets builder flags and lets TensorRT choose per layer (TensorRT up
             to 10.16); "strong" converts the graph and builds a strongly typed network (TensorRT 10, 11, RTX);
             "auto" is "weak" where the flags exist, else "strong"; with ``keep_fp32`` or ``max_error`` it is "strong".
+        calibration: How INT8 ranges follow from the values seen: "minmax", "entropy" or "percentile".
+        random_calibration: Calibrate INT8 with random numbers where there are no samples; enough to measure time,
+            and nothing else.
         int8_rest: Precision of the layers that stay floating point in an INT8 build; None for "fp16" where it is a
             flag and "fp32" where the graph is converted, which keeps the scales exact.
         keep_fp32: Node names that a conversion leaves in FP32.
@@ -91,6 +95,8 @@ class BuildConfig:
     precision: Precision = "fp32"
     typing: Typing = "auto"
     int8_rest: Rest | None = None
+    calibration: Calibration = "minmax"
+    random_calibration: bool = False
     keep_fp32: tuple[str, ...] = ()
     max_error: float | None = None
     sparsity: Sparsity = "disable"
@@ -159,6 +165,13 @@ class BuildConfig:
                 got=f"sparsity={self.sparsity!r}",
                 expected="sparsity='force'",
             )
+        asked = [
+            name for name in ("calibration", "random_calibration") if getattr(self, name) not in ("minmax", False)
+        ]
+        if asked and self.precision != "int8":
+            raise ConfigError(
+                f"{asked[0]} is about INT8 builds", got=f"precision={self.precision!r}", expected="precision='int8'"
+            )
         if self.int8_rest is not None and self.precision != "int8":
             raise ConfigError(
                 "int8_rest is about INT8 builds", got=f"precision={self.precision!r}", expected="precision='int8'"
@@ -179,6 +192,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "precision": get_args(Precision),
     "typing": get_args(Typing),
     "int8_rest": (None, *get_args(Rest)),
+    "calibration": get_args(Calibration),
     "sparsity": get_args(Sparsity),
     "flavour": (None, *get_args(Flavour)),
     "refit": (None, *get_args(Refit)),

@@ -223,17 +223,20 @@ def _to_half(
 def _to_int8(
     model: OnnxModel, route: Route, samples: Sequence[Feeds], shapes: Shapes | None, config: BuildConfig
 ) -> Any:
-    if not samples and stored_precision(model) != "int8":
+    random = config.random_calibration and not samples
+    if not samples and not random and stored_precision(model) != "int8":
         raise ConfigError(
             "INT8 needs sample inputs to calibrate with",
             where=f"precision='int8', {model.name}",
             expected="build(..., samples=[{input: array}, ...]), or a model that is quantized already (Q/DQ)",
+            fix="random_calibration=True is enough to measure time",
         )
     from trtsparse.precision.int8 import to_int8
 
     return to_int8(
         model,
-        calibration=samples or None,
+        calibration="random" if random else samples or None,
+        method=config.calibration,
         rest="fp16" if route.strong and config.int8_rest == "fp16" else "fp32",
         keep_fp32=config.keep_fp32,
         quantize_outputs=config.wants_sparsity,

@@ -5,15 +5,12 @@ from __future__ import annotations
 import argparse
 import re
 import warnings
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from trtsparse.cli import options as shared
 from trtsparse.errors import ConfigError
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from trtsparse.builder.config import BuildConfig
 
 __all__ = ["configure", "run"]
@@ -67,6 +64,14 @@ def _configure_precision(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help=".npz or .npy files, or a folder of them: real inputs to compare, calibrate and infer the profile with",
     )
+    group.add_argument(
+        "--calibration", default="minmax", choices=("minmax", "entropy", "percentile"), help="INT8 ranges"
+    )
+    group.add_argument(
+        "--random-calibration",
+        action="store_true",
+        help="INT8 without samples: enough to measure time, and nothing else",
+    )
     group.add_argument("--include", action="append", default=[], metavar="GLOB", help="what force prunes; repeatable")
     group.add_argument("--exclude", action="append", default=[], metavar="GLOB", help="what it does not; repeatable")
 
@@ -103,7 +108,7 @@ def run(options: argparse.Namespace) -> int:
     check_writable(options.output)  # before minutes of building, not after
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the report has them
-        engine = build(options.model, config, samples=_samples(options))
+        engine = build(options.model, config, samples=options.samples or ())
     engine.save(options.output)
     if options.json:
         shared.print_json(engine.report.to_dict())
@@ -123,6 +128,8 @@ def _config(options: argparse.Namespace) -> BuildConfig:
         precision=options.precision,
         typing=options.typing,
         int8_rest=options.int8_rest,
+        calibration=options.calibration,
+        random_calibration=options.random_calibration,
         keep_fp32=tuple(options.keep_fp32),
         max_error=options.max_error,
         sparsity=options.sparsity,
@@ -144,20 +151,6 @@ def _config(options: argparse.Namespace) -> BuildConfig:
         builder_threads=options.builder_threads,
         plugins=tuple(options.plugin),
     )
-
-
-def _samples(options: argparse.Namespace) -> Sequence[Mapping[str, np.ndarray]]:
-    if options.samples is None:
-        return []
-    from trtsparse.files.model import OnnxModel
-    from trtsparse.precision.feeds import check_feeds, read_feeds
-    from trtsparse.precision.specs import input_specs
-
-    model = OnnxModel.open(options.model)
-    inputs = input_specs(model)
-    feeds = read_feeds(options.samples, input_name=inputs[0].name if len(inputs) == 1 else "")
-    check_feeds(model, feeds)
-    return feeds
 
 
 def _pool(text: str) -> tuple[str, int]:
