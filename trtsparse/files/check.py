@@ -15,8 +15,6 @@ from trtsparse.files.model import OnnxModel
 
 __all__ = ["all_nodes", "check"]
 
-_STANDARD = ("", "ai.onnx", "ai.onnx.ml", "ai.onnx.training", "ai.onnx.preview.training")
-
 
 def check(model: OnnxModel, *, allow_unknown_operators: bool = False) -> None:
     """Refuse a model that no tool could run.

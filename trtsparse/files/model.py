@@ -20,9 +20,7 @@ from trtsparse.files.copies import beside, copy_file, load, ranges, same_file
 from trtsparse.files.protobuf import Buffer, rewrite_tensors
 from trtsparse.files.tensor import TensorRef
 
-__all__ = ["ModelSource", "OnnxModel"]
-
-ModelSource = "str | os.PathLike[str] | bytes | onnx.ModelProto | OnnxModel"
+__all__ = ["OnnxModel"]
 
 
 class OnnxModel:
