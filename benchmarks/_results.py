@@ -144,7 +144,14 @@ def ratios(numerator: list[float], denominator: list[float]) -> list[float]:
 
 
 def _commit() -> str:
-    done = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, cwd=RESULTS.parent
-    )
-    return done.stdout.strip() or "unknown"
+    """Of this checkout; where the files were copied without their repository, what COMMIT says."""
+    named = os.environ.get("COMMIT")
+    if named:
+        return named
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True, cwd=RESULTS.parent
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return done.stdout.strip()

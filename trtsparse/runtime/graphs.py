@@ -50,12 +50,14 @@ class GraphCache:
         return False
 
     def capture(self, key: Hashable, stream: int, enqueue: Callable[[], None]) -> None:
-        """Capture what ``enqueue`` enqueues, without executing it.
+        """Capture what ``enqueue`` enqueues, without executing it, in place of the least recently used graph if full.
 
         Raises:
             CudaError: The capture failed.
             EngineError: The library refused to execute while capturing.
         """
+        if len(self._graphs) >= self._limit:
+            self._evict()
         self._cuda.begin_capture(stream)
         try:
             enqueue()
@@ -72,18 +74,13 @@ class GraphCache:
         except CudaError:
             return  # ending a spoilt capture reports it once more
 
-    @property
-    def is_full(self) -> bool:
-        """Another graph will have one destroyed."""
-        return len(self._graphs) >= self._limit
-
-    def evict(self) -> None:
-        """Destroy the least recently used graph, which is not executing."""
-        _, graph = self._graphs.popitem(last=False)
-        self._cuda.destroy_graph(graph)
-
     def clear(self) -> None:
-        """Destroy all, none of which is executing."""
+        """Destroy all."""
         self._seen.clear()
         while self._graphs:
-            self.evict()
+            self._evict()
+
+    def _evict(self) -> None:
+        """Destroy the least recently used graph; one that is executing finishes first, as CUDA promises."""
+        _, graph = self._graphs.popitem(last=False)
+        self._cuda.destroy_graph(graph)

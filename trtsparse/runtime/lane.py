@@ -354,10 +354,6 @@ class Lane:
                 self._copy(copies[1], stream, cuda.copy_out)
 
         try:
-            if self.graphs.is_full:
-                cuda.synchronize(stream)
-                self.settle()
-                self.graphs.evict()
             self.graphs.capture(graph_key, stream, enqueue)
         except (CudaError, EngineError) as error:
             self.resources.on_capture_failure(error)
