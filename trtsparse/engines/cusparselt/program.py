@@ -1,0 +1,226 @@
+"""Executes a graph step by step with PyTorch, on any device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from trtsparse.engines.cusparselt import fused, spatial
+from trtsparse.engines.cusparselt.graph import Graph, Node
+from trtsparse.engines.cusparselt.operators import OPERATORS, Tensor
+from trtsparse.errors import EngineError, ModelError
+
+__all__ = ["Linear", "Program", "check_operators"]
+
+Shapes = tuple[tuple[int, ...], ...]
+Linear = Callable[[Tensor], Tensor]
+"""(M, K) to (M, N): a product with a weight, its bias and activation."""
+_REGISTERED = (fused, spatial)  # importing them enters their operators into the table
+_HOST_INPUTS = {
+    "Reshape": (1,), "Slice": (1, 2, 3, 4), "Expand": (1,), "Unsqueeze": (1,), "Squeeze": (1,), "Split": (1,),
+    "Tile": (1,), "Pad": (1, 2, 3), "Resize": (1, 2, 3), "Clip": (1, 2), "ConstantOfShape": (0,),
+    "Range": (0, 1, 2), "ReduceSum": (1,), "ReduceMean": (1,), "ReduceMax": (1,), "ReduceMin": (1,), "ReduceL2": (1,),
+}  # fmt: skip
+_HOST_OUTPUTS = {"Shape", "Size"}
+
+
+def check_operators(graph: Graph) -> None:
+    """Refuse a graph with operators that are not executed here, naming all of them.
+
+    Raises:
+        ModelError: There are such.
+    """
+    missing: dict[str, list[str]] = {}
+    for node in graph.nodes:
+        what = _missing(node)
+        if what:
+            missing.setdefault(what, []).append(node.name)
+    if missing:
+        listed = "; ".join(f"{what} ({len(names)}, first {names[0]!r})" for what, names in sorted(missing.items()))
+        raise ModelError(
+            "this engine does not execute some of the model's operators",
+            where=graph.name,
+            got=listed,
+            fix="build a TensorRT engine, or run the model with engine='onnxruntime'",
+        )
+
+
+def _missing(node: Node) -> str:
+    """What of a node is not executed here; "" for nothing."""
+    if node.op == "Linear":
+        return ""
+    if node.op not in OPERATORS:
+        return node.op
+    try:
+        OPERATORS[node.op](node)
+    except NotImplementedError as error:
+        return f"{node.op} with {error}"
+    return ""
+
+
+@dataclass
+class _Step:
+    """A node with what executes it.
+
+    Attributes:
+        node: The node.
+        compute: Its function.
+        on_host: It computes a shape.
+        sources: For each input: where it comes from, "" for one left out.
+        host: For each input: it is wanted on the CPU.
+        last: Values that nothing reads after this step.
+    """
+
+    node: Node
+    compute: Callable[..., Any]
+    on_host: bool
+    sources: list[str]
+    host: list[bool]
+    last: list[str]
+
+
+class Program:
+    """A graph that was made ready for a device. Not thread-safe.
+
+    Args:
+        graph: After fusion; its operators were checked.
+        device: PyTorch's name of it, such as "cuda:0" or "cpu".
+        floating: PyTorch's type in which float32 values are computed; None: as the model has them.
+        linear: Makes the step of a "Linear" node from the node, its weight (N, K) and its bias (N,) or None.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        *,
+        device: str,
+        floating: Any = None,
+        linear: Callable[[Node, np.ndarray, np.ndarray | None], Linear],
+    ) -> None:
+        import torch
+
+        self._torch = torch
+        self.graph, self.device, self.floating = graph, torch.device(device), floating
+        self._constants: dict[tuple[str, bool], Tensor] = {}
+        self._moved: dict[tuple[Shapes, str], Tensor] = {}
+        self.steps = self._plan(linear)
+
+    def _plan(self, linear: Callable[[Node, np.ndarray, np.ndarray | None], Linear]) -> list[_Step]:
+        graph, on_host, steps = self.graph, set[str](), []
+        last = {value: node for node in graph.nodes for value in node.inputs}
+        outputs = set(graph.outputs)
+        for node in graph.nodes:
+            computed = [value for value in node.inputs if value and value not in graph.constants]
+            host = node.op in _HOST_OUTPUTS or (
+                all(value in on_host for value in computed) and not set(node.outputs) & outputs
+            )
+            if host:
+                on_host.update(node.outputs)
+            slots = _HOST_INPUTS.get(node.op, ())
+            sources = list(node.inputs)
+            if node.op == "Linear":
+                compute, sources = self._linear(node, linear), node.inputs[:1]
+            elif node.op == "Cast" and self.floating is not None and not host:
+                cast, kind = OPERATORS["Cast"](node), self.floating
+                compute = lambda x, cast=cast, kind=kind: cast(x, floating=kind)  # noqa: E731 - one expression
+            else:
+                compute = OPERATORS[node.op](node)
+            wanted = [(host and node.op not in _HOST_OUTPUTS) or index in slots for index in range(len(sources))]
+            gone = [v for v in dict.fromkeys(node.inputs) if v and last[v] is node and v not in outputs]
+            for source, wants_host in zip(sources, wanted, strict=True):
+                if source in graph.constants:
+                    self._constant(source, host=wants_host)
+            steps.append(_Step(node, compute, host, sources, wanted, gone))
+        return steps
+
+    def _linear(
+        self, node: Node, make: Callable[[Node, np.ndarray, np.ndarray | None], Linear]
+    ) -> Callable[..., Any]:
+        weight = self.graph.constants[node.inputs[1]]
+        bias = self.graph.constants[node.inputs[2]] if len(node.inputs) > 2 else None
+        if node.attributes.get("channels"):
+            product = make(node, weight.reshape(weight.shape[:2]), bias)
+
+            def over_channels(x: Tensor) -> Tensor:
+                n, _, height, width = x.shape
+                y = product(x.permute(0, 2, 3, 1).reshape(-1, x.shape[1]))
+                return y.reshape(n, height, width, -1).permute(0, 3, 1, 2)
+
+            return over_channels
+        product = make(node, weight if node.attributes["transposed"] else weight.T, bias)
+        return lambda x: product(x.reshape(-1, x.shape[-1])).reshape((*x.shape[:-1], -1))
+
+    def _constant(self, name: str, *, host: bool) -> Tensor:
+        found = self._constants.get((name, host))
+        if found is None:
+            array = self.graph.constants[name]
+            found = self._tensor(array)
+            if not host:
+                if self.floating is not None and found.dtype == self._torch.float32:
+                    found = found.to(self.floating)
+                found = found.to(self.device)
+            self._constants[name, host] = found
+        return found
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        if array.dtype.name == "bfloat16":
+            return self._torch.from_numpy(array.view(np.int16).copy()).view(self._torch.bfloat16)
+        if array.dtype.name.startswith("float8_e4m3"):
+            return self._torch.from_numpy(array.view(np.uint8).copy()).view(self._torch.float8_e4m3fn)
+        return self._torch.from_numpy(np.array(array, order="C"))
+
+    def __call__(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """Execute once.
+
+        Args:
+            inputs: In the order of the graph's inputs, on the device.
+
+        Returns:
+            The outputs, in order; their memory is PyTorch's.
+
+        Raises:
+            EngineError: A step failed; the node is named.
+        """
+        shapes = tuple(tuple(value.shape) for value in inputs)
+        values: dict[str, Tensor] = {}
+        for name, value in zip(self.graph.inputs, inputs, strict=True):
+            floats = self.floating is not None and value.dtype == self._torch.float32
+            values[name] = value.to(self.floating) if floats else value
+        for step in self.steps:
+            try:
+                found = step.compute(*self._arguments(step, values, shapes))
+            except (RuntimeError, ValueError, IndexError, TypeError, NotImplementedError) as error:
+                raise EngineError(
+                    "a step failed",
+                    where=f"{self.graph.name}: node {step.node.name!r} ({step.node.op})",
+                    got=str(error),
+                ) from error
+            values.update(zip(step.node.outputs, found if isinstance(found, tuple) else (found,), strict=False))
+            for name in step.last:
+                values.pop(name, None)
+        return [self._output(values, name, shapes) for name in self.graph.outputs]
+
+    def _arguments(self, step: _Step, values: dict[str, Tensor], shapes: Shapes) -> list[Tensor | None]:
+        return [
+            self._value(values, source, shapes, host=host) if source else None
+            for source, host in zip(step.sources, step.host, strict=True)
+        ]
+
+    def _value(self, values: dict[str, Tensor], name: str, shapes: Shapes, *, host: bool) -> Tensor:
+        value = values.get(name)
+        if value is None:
+            return self._constants[name, host]
+        if host or value.device == self.device:
+            return value
+        moved = self._moved.get((shapes, name))  # of these shapes it is always the same
+        if moved is None:
+            moved = self._moved[shapes, name] = value.to(self.device)
+        return moved
+
+    def _output(self, values: dict[str, Tensor], name: str, shapes: Shapes) -> Tensor:
+        if name not in values:
+            return self._constant(name, host=False)
+        return self._value(values, name, shapes, host=False)
