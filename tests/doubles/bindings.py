@@ -77,6 +77,10 @@ def make_runtime(cuda: MemoryCuda, *, gpus: int = 1) -> types.ModuleType:
         way = {1: cuda.copy_in, 2: cuda.copy_out, 4: cuda.copy_across}[int(kind)]
         way(target, source, nbytes, stream)
 
+    def create_event(flags: int) -> int:
+        assert flags in range(4)
+        return cuda.create_event(timing=not flags & 2, blocking=bool(flags & 1))
+
     def query(event: int) -> tuple[Any, ...]:
         code, done = answering(cuda.event_done)(event)
         return (code if code or done else cudaError_t.cudaErrorNotReady,)
@@ -111,7 +115,8 @@ def make_runtime(cuda: MemoryCuda, *, gpus: int = 1) -> types.ModuleType:
         cudaStreamDestroy=answering(cuda.destroy_stream, value=False),
         cudaStreamSynchronize=answering(cuda.synchronize, value=False),
         cudaDeviceSynchronize=answering(cuda.synchronize_device, value=False),
-        cudaEventCreateWithFlags=answering(lambda _flags: cuda.create_event()),
+        cudaEventCreateWithFlags=answering(create_event), cudaEventElapsedTime=answering(cuda.elapsed_ms),
+        cudaDeviceGetPCIBusId=answering(lambda _length, _device: cuda.pci_bus_id().encode() + bytes(19)),
         cudaEventDestroy=answering(cuda.destroy_event, value=False),
         cudaEventRecord=answering(cuda.record, value=False),
         cudaStreamWaitEvent=answering(lambda stream, event, _flags: cuda.wait(stream, event), value=False),
@@ -169,8 +174,8 @@ def make_pycuda(cuda: MemoryCuda, *, gpus: int = 1) -> types.ModuleType:
         _destroy = cuda.destroy_event
 
         def __init__(self, flags: int = 0) -> None:
-            assert flags in (0, 2)
-            self.handle = guarded("cuEventCreate", cuda.create_event)
+            assert flags in range(4)
+            self.handle = guarded("cuEventCreate", create_event, flags)
 
         def record(self, stream: Stream | None = None) -> Event:
             guarded("cuEventRecord", cuda.record, self.handle, handle_of(stream))
@@ -182,6 +187,12 @@ def make_pycuda(cuda: MemoryCuda, *, gpus: int = 1) -> types.ModuleType:
 
         def query(self) -> bool:
             return bool(guarded("cuEventQuery", cuda.event_done, self.handle))
+
+        def time_since(self, earlier: Event) -> float:
+            return float(guarded("cuEventElapsedTime", cuda.elapsed_ms, earlier.handle, self.handle))
+
+    def create_event(flags: int) -> int:
+        return cuda.create_event(timing=not flags & 2, blocking=bool(flags & 1))
 
     def handle_of(stream: Stream | None) -> int:
         assert stream is None or isinstance(stream, Stream)
@@ -216,12 +227,23 @@ def make_pycuda(cuda: MemoryCuda, *, gpus: int = 1) -> types.ModuleType:
         def __init__(self, number: int) -> None:
             assert number < gpus
 
+        def pci_bus_id(self) -> str:
+            return str(guarded("cuDeviceGetPCIBusId", in_context, cuda.pci_bus_id))
+
         @staticmethod
         def count() -> int:
             return gpus
 
         def retain_primary_context(self) -> Context:
             return Context()
+
+    def in_context(work: Callable[[], Any]) -> Any:
+        """What needs no current context of its own."""
+        token = cuda.enter()
+        try:
+            return work()
+        finally:
+            cuda.leave(token)
 
     def address_of(buffer: Any) -> tuple[int, int]:
         view = np.frombuffer(memoryview(buffer).cast("B"), np.uint8)
@@ -244,7 +266,7 @@ def make_pycuda(cuda: MemoryCuda, *, gpus: int = 1) -> types.ModuleType:
 
     module.__dict__.update(
         Error=Error, Stream=Stream, Event=Event, Context=Context, Device=Device, init=init,
-        event_flags=types.SimpleNamespace(DISABLE_TIMING=2), mem_alloc=Allocation,
+        event_flags=types.SimpleNamespace(DEFAULT=0, BLOCKING_SYNC=1, DISABLE_TIMING=2), mem_alloc=Allocation,
         pagelocked_empty=lambda shape, dtype, _order, _flags: np.asarray(HostAllocation(shape)).view(dtype),
         mem_get_info=cuda.memory_info, memcpy_htod_async=copy_in, memcpy_dtoh_async=copy_out,
         memcpy_dtod_async=copy_across,

@@ -11,6 +11,8 @@ from tests.doubles.messages import call_back, complain, fail
 
 CHECK = "Parameter check failed, condition: "
 SOURCE = "/_src/runtime/api/executionContext.cpp"
+LAYER_MS = 0.01
+"""What the first layer takes; the second takes twice as long, and so on."""
 
 
 def _device_memory(self: Any, _value: int) -> bool:
@@ -56,7 +58,7 @@ class IExecutionContext:
 
     def _start(self: Any, *, own_memory: bool) -> None:
         self._.profile, self._.shapes, self._.addresses, self._.allocators = 0, {}, {}, {}
-        self._.event, self._.memory_given, self._.last_layers = 0, own_memory, ()
+        self._.event, self._.memory_given, self._.unreported = 0, own_memory, False
 
     def _refuse(self: Any, what: str, text: str, line: int) -> None:
         runtime = self._.engine._.runtime
@@ -205,11 +207,19 @@ class IExecutionContext:
         return not self._.allocators
 
     def report_to_profiler(self: Any) -> bool:
+        """With `enqueue_emits_profile` the enqueueing has reported already; else report the launch before, once."""
         if self.profiler is None:
             return False
-        for layer in self._.engine._.facts["layers"]:
-            call_back(self.profiler, "report_layer_time", layer["name"], 0.01)
-        return True
+        if self.enqueue_emits_profile:
+            return True
+        launched, self._.unreported = self._.unreported, False
+        if launched:
+            self._report()
+        return bool(launched)
+
+    def _report(self: Any) -> None:
+        for number, layer in enumerate(self._.engine._.facts["layers"], start=1):
+            call_back(self.profiler, "report_layer_time", layer["name"], LAYER_MS * number)
 
     def _ready(self: Any, what: str) -> bool:
         """Whether everything is set that an execution needs; what is not is reported."""
@@ -249,8 +259,9 @@ class IExecutionContext:
         except Exception as error:  # noqa: BLE001 - whatever the evaluator or a hook raises ends the execution
             self._refuse("enqueueV3", f"execution succeeded. {type(error).__name__}: {error}", 2700)
             return False
+        self._.unreported = self.profiler is not None
         if self.profiler is not None and self.enqueue_emits_profile:
-            self.report_to_profiler()
+            self._report()
         return True
 
     def execute_v2(self: Any, bindings: list[int]) -> bool:

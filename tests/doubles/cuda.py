@@ -4,6 +4,10 @@
 once and watched, whatever the streams still hold; an address that is not inside a live allocation is refused; a call
 from a thread where the device was not made current is refused; a stream with work left may not be destroyed.
 
+Time is a model, the same in every run and order: each call takes the host `CALL_MS`, an operation begins when its
+stream is free, it was enqueued and what it waits for has happened, copies take what their bytes take, other work as
+long as it says. Events with timing tell that time, and `clock_ns` is the host's clock beside it.
+
 >>> cuda = MemoryCuda(order="late")
 >>> token = cuda.enter()
 >>> address, stream, done = cuda.allocate(4), cuda.create_stream(), []
@@ -21,9 +25,9 @@ import ctypes
 import itertools
 import random
 import threading
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -35,6 +39,9 @@ __all__ = ["MemoryCuda"]
 POISON, GUARD, FRESH = 0xDD, 0xAB, 0xCD
 _ALIGNMENT = 256
 _LEGACY = 1
+CALL_MS, COPY_MS, WORK_MS = 0.001, 0.002, 0.01
+"""A call by the host, the least that a copy takes, and other work that says nothing else."""
+BYTES_PER_MS = 25e6
 
 
 class _Region:
@@ -53,8 +60,19 @@ class _Region:
 class _Moment:
     """One recording of an event."""
 
-    def __init__(self) -> None:
-        self.happened = False
+    def __init__(self, *, timed: bool) -> None:
+        self.happened = self.recorded = False
+        self.timed = timed
+        self.ms = 0.0
+
+
+class _Operation(NamedTuple):
+    """What a stream does; ``since`` is when it was enqueued."""
+
+    kind: str
+    what: Any
+    ms: float = 0.0
+    since: float = 0.0
 
 
 class MemoryCuda:
@@ -97,6 +115,18 @@ class MemoryCuda:
         self._graphs: dict[int, list[Any]] = {}
         self._capturing: dict[int, list[Any]] = {}
         self._failures: dict[str, list[tuple[int, str]]] = {}
+        self._now_ms = 0.0
+        self._reached: defaultdict[int, float] = defaultdict(float)
+
+    def clock_ns(self) -> int:
+        """The host's clock in this model of time."""
+        with self._lock:
+            return round(self._now_ms * 1e6)
+
+    def pass_time(self, ms: float) -> None:
+        """The host does something else for a while."""
+        with self._lock:
+            self._now_ms += ms
 
     def fail(self, method: str, *, code: int = 700, name: str = "cudaErrorIllegalAddress", times: int = 1) -> None:
         """Have the next calls of a method fail."""
@@ -126,10 +156,10 @@ class MemoryCuda:
                 assert (region.inside == POISON).all(), f"{region.kind} memory was written after it was freed"
             assert not any(self._streams.values()), "a stream has work left"
 
-    def submit(self, stream: int, work: Callable[[], None]) -> None:
-        """Enqueue anything; the hook of the TensorRT double."""
+    def submit(self, stream: int, work: Callable[[], None], ms: float = WORK_MS) -> None:
+        """Enqueue anything that takes so long; the hook of the TensorRT double."""
         with self._lock:
-            self._enqueue(stream, ("work", work))
+            self._enqueue(stream, _Operation("work", work, ms))
 
     # -- what `Cuda` asks for ---------------------------------------------------------------------------------------
 
@@ -173,6 +203,10 @@ class MemoryCuda:
         total = 1 << 30
         return total - self.held_nbytes, total
 
+    def pci_bus_id(self) -> str:
+        with self._call("pci_bus_id"):
+            return f"0000:{self.device:02x}:00.0"
+
     def device_of(self, address: int) -> int | None:
         with self._call("device_of", address):
             region = self._region(address, 1)
@@ -197,15 +231,17 @@ class MemoryCuda:
             self._forbid_capture("cudaStreamSynchronize", stream)
             queue = self._queue(stream)
             self._run_until(lambda: not queue, stream)
+            self._now_ms = max(self._now_ms, self._reached[stream or _LEGACY])
 
     def synchronize_device(self) -> None:
         with self._call("synchronize_device"):
             self._run_until(lambda: not any(self._streams.values()), None)
+            self._now_ms = max(self._now_ms, *self._reached.values(), 0.0)
 
-    def create_event(self) -> int:
-        with self._call("create_event"):
+    def create_event(self, *, timing: bool = False, blocking: bool = False) -> int:
+        with self._call("create_event", timing, blocking):
             handle = next(self._handles)
-            moment = _Moment()
+            moment = _Moment(timed=timing)
             moment.happened = True  # as one that was never recorded
             self._events[handle] = moment
             return handle
@@ -217,22 +253,32 @@ class MemoryCuda:
 
     def record(self, event: int, stream: int) -> None:
         with self._call("record", event, stream):
-            self._event(event)
-            moment = self._events[event] = _Moment()
-            self._enqueue(stream, ("record", moment))
+            moment = self._events[event] = _Moment(timed=self._event(event).timed)
+            moment.recorded = True
+            self._enqueue(stream, _Operation("record", moment))
 
     def wait(self, stream: int, event: int) -> None:
         with self._call("wait", stream, event):
-            self._enqueue(stream, ("wait", self._event(event)))
+            self._enqueue(stream, _Operation("wait", self._event(event)))
 
     def synchronize_event(self, event: int) -> None:
         with self._call("synchronize_event", event):
             moment = self._event(event)
             self._run_until(lambda: moment.happened, None if moment.happened else self._stream_of(moment))
+            self._now_ms = max(self._now_ms, moment.ms)
 
     def event_done(self, event: int) -> bool:
         with self._call("event_done", event):
             return self._event(event).happened
+
+    def elapsed_ms(self, start: int, end: int) -> float:
+        with self._call("elapsed_ms", start, end):
+            moments = self._event(start), self._event(end)
+            if not all(moment.timed and moment.recorded for moment in moments):
+                raise CudaError("cudaEventElapsedTime", code=400, name="cudaErrorInvalidResourceHandle")
+            if not all(moment.happened for moment in moments):
+                raise CudaError("cudaEventElapsedTime", code=600, name="cudaErrorNotReady")
+            return moments[1].ms - moments[0].ms
 
     def copy_in(self, device: int, host: int, nbytes: int, stream: int) -> None:
         self._copy("in", device, host, nbytes, stream)
@@ -254,7 +300,7 @@ class MemoryCuda:
                 self._place(source, nbytes, on_device=way != "in")
                 ctypes.memmove(target, source, nbytes)
 
-            self._enqueue(stream, ("work", move))
+            self._enqueue(stream, _Operation("work", move, COPY_MS + nbytes / BYTES_PER_MS))
 
     def begin_capture(self, stream: int) -> None:
         with self._call("begin_capture", stream):
@@ -284,6 +330,7 @@ class MemoryCuda:
         if not getattr(self._thread, "depth", 0):
             raise AssertionError(f"{method} was called in a thread where the device is not current")
         with self._lock:
+            self._now_ms += CALL_MS
             self.counts[method] += 1
             if self._log:
                 self.calls.append((method, *args))
@@ -320,19 +367,19 @@ class MemoryCuda:
         return self._streams[stream]
 
     def _stream_of(self, moment: _Moment) -> int | None:
-        return next((s for s, queue in self._streams.items() if ("record", moment) in queue), None)
+        return next((s for s, queue in self._streams.items() if any(o.what is moment for o in queue)), None)
 
     def _forbid_capture(self, call: str, stream: int) -> None:
         if stream in self._capturing:
             self._capturing.clear()
             raise CudaError(call, code=900, name="cudaErrorStreamCaptureUnsupported")
 
-    def _enqueue(self, stream: int, operation: tuple[str, Any]) -> None:
+    def _enqueue(self, stream: int, operation: _Operation) -> None:
         if stream in self._capturing:
             self._capturing[stream].append(operation)
             return
         queue = self._queue(stream)
-        queue.append(operation)
+        queue.append(operation._replace(since=self._now_ms))
         if self.order == "eager":
             self._run_until(lambda: not queue, stream or _LEGACY)
 
@@ -345,11 +392,19 @@ class MemoryCuda:
                 stream = self._random.choice(ready)
             else:
                 stream = wanted if wanted in ready else ready[0]
-            kind, what = self._streams[stream].popleft()
-            if kind == "work":
-                what()
-            elif kind == "record":
-                what.happened = True
+            self._execute(stream, self._streams[stream].popleft())
 
-    def _runnable(self, operation: tuple[str, Any]) -> bool:
-        return operation[0] != "wait" or operation[1].happened
+    def _execute(self, stream: int, operation: _Operation) -> None:
+        what = operation.what
+        at = max(self._reached[stream], operation.since)
+        if operation.kind == "work":
+            what()
+            at += operation.ms
+        elif operation.kind == "record":
+            what.happened, what.ms = True, at
+        else:
+            at = max(at, what.ms)
+        self._reached[stream] = at
+
+    def _runnable(self, operation: _Operation) -> bool:
+        return operation.kind != "wait" or bool(operation.what.happened)

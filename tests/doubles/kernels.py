@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from tests.doubles.cuda import MemoryCuda
+from tests.doubles.cuda import WORK_MS, MemoryCuda
 from trtsparse.engines.device import Allocate, ProfileShapes, Shape
 from trtsparse.errors import EngineError
 from trtsparse.precision.specs import TensorSpec
@@ -46,6 +46,7 @@ extern "C" __global__ void positive(const float* x, float* out, long long n, int
 }
 """
 _THREADS = 256
+CYCLES_PER_MS = 2e6
 
 
 class Kernels(Protocol):
@@ -64,6 +65,10 @@ class Kernels(Protocol):
     def free(self, address: int) -> None: ...
 
     def read_int(self, address: int, stream: int) -> int: ...
+
+    def timed(self, work: Callable[[], None], stream: int) -> float:
+        """Do work that enqueues something, wait for it, and tell how many milliseconds it took."""
+        ...
 
 
 class GpuKernels:
@@ -146,9 +151,21 @@ class GpuKernels:
         self._checked(self._runtime.cudaStreamSynchronize(stream))
         return value.value
 
+    def timed(self, work: Callable[[], None], stream: int) -> float:
+        runtime = self._runtime
+        start, end = (self._checked(runtime.cudaEventCreate()) for _ in range(2))
+        self._checked(runtime.cudaEventRecord(start, stream))
+        work()
+        self._checked(runtime.cudaEventRecord(end, stream))
+        self._checked(runtime.cudaEventSynchronize(end))
+        elapsed = float(self._checked(runtime.cudaEventElapsedTime(start, end)))
+        for event in (start, end):
+            self._checked(runtime.cudaEventDestroy(event))
+        return elapsed
+
 
 class MemoryKernels:
-    """The same on the in-memory CUDA.
+    """The same on the in-memory CUDA, which spins two million cycles in a millisecond.
 
     Args:
         cuda: Whose streams.
@@ -161,14 +178,14 @@ class MemoryKernels:
     def _floats(self, address: int, n: int) -> np.ndarray:
         return np.frombuffer((ctypes.c_char * (4 * n)).from_address(address), np.float32)
 
-    def _submit(self, stream: int, work: Callable[[], None]) -> None:
-        self._cuda.submit(stream, work)
+    def _submit(self, stream: int, work: Callable[[], None], cycles: int = 0) -> None:
+        self._cuda.submit(stream, work, WORK_MS + cycles / CYCLES_PER_MS)
 
-    def twice(self, x: int, out: int, n: int, shift: float, _cycles: int, stream: int) -> None:
+    def twice(self, x: int, out: int, n: int, shift: float, cycles: int, stream: int) -> None:
         def work() -> None:
             self._floats(out, n)[:] = 2 * self._floats(x, n) + np.float32(shift)
 
-        self._submit(stream, work)
+        self._submit(stream, work, cycles)
 
     def add(self, x: int, out: int, n: int, shift: float, stream: int) -> None:
         def work() -> None:
@@ -198,6 +215,19 @@ class MemoryKernels:
         with current(self._cuda):
             self._cuda.synchronize(stream)
         return ctypes.c_int.from_address(address).value
+
+    def timed(self, work: Callable[[], None], stream: int) -> float:
+        cuda = self._cuda
+        with current(cuda):
+            start, end = (cuda.create_event(timing=True) for _ in range(2))
+            cuda.record(start, stream)
+            work()
+            cuda.record(end, stream)
+            cuda.synchronize_event(end)
+            elapsed = cuda.elapsed_ms(start, end)
+            for event in (start, end):
+                cuda.destroy_event(event)
+        return elapsed
 
 
 class KernelEngine:
@@ -329,20 +359,40 @@ class KernelContext:
         finally:
             self._user.release()
 
+    def execute_profiled(self, stream: int) -> tuple[tuple[str, float], ...]:
+        assert self._user.acquire(blocking=False), "two threads use one context"
+        try:
+            if self._engine.should_fail():
+                raise EngineError("the kernels refuse", where=self._engine.description)
+            return tuple((name, self._kernels.timed(step, stream)) for name, step in self._steps(stream))
+        finally:
+            self._user.release()
+
     def _enqueue(self, stream: int) -> None:
+        for _, step in self._steps(stream):
+            step()
+
+    def _steps(self, stream: int) -> list[tuple[str, Callable[[], None]]]:
+        """What an execution consists of, by the name of its layer."""
+        kernels, engine = self._kernels, self._engine
         x, y, n = self._addresses["x"], self._addresses["y"], int(np.prod(self._shape))
-        if self._engine.scratch:
-            self._kernels.twice(x, self._scratch, n, 0.0, self._engine.cycles, stream)
-            self._kernels.add(self._scratch, y, n, 1.0, stream)
-        else:
-            self._kernels.twice(x, y, n, 1.0, self._engine.cycles, stream)
-        if self._engine.has_positive:
-            assert self._allocate is not None
-            self._kernels.positive(x, 0, n, self._count, stream)
-            found = self._kernels.read_int(self._count, stream)
-            out = self._allocate("p", max(4 * found, 1))
-            self._kernels.positive(x, out, n, self._count, stream)
-            self._found = (found,)
+        steps: list[tuple[str, Callable[[], None]]] = [
+            ("twice", lambda: kernels.twice(x, self._scratch, n, 0.0, engine.cycles, stream)),
+            ("add", lambda: kernels.add(self._scratch, y, n, 1.0, stream)),
+        ]
+        if not engine.scratch:
+            steps = [("twice and add", lambda: kernels.twice(x, y, n, 1.0, engine.cycles, stream))]
+        if engine.has_positive:
+            steps.append(("positive", lambda: self._enqueue_positive(x, n, stream)))
+        return steps
+
+    def _enqueue_positive(self, x: int, n: int, stream: int) -> None:
+        assert self._allocate is not None
+        self._kernels.positive(x, 0, n, self._count, stream)
+        found = self._kernels.read_int(self._count, stream)
+        out = self._allocate("p", max(4 * found, 1))
+        self._kernels.positive(x, out, n, self._count, stream)
+        self._found = (found,)
 
     def close(self) -> None:
         for address in (self._own, self._count):

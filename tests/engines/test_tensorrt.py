@@ -354,3 +354,69 @@ def test_outputs_and_layouts_that_arrays_cannot_hold_are_refused(monkeypatch):
             "  expected: row major, linear\n"
             "  to fix: build the plan without other formats for its inputs and outputs"
         )
+
+
+def bound(engine, x):
+    """A context with host arrays in place of device memory, as the double computes there."""
+    y = np.zeros((2, 12), np.float32)
+    context = engine.create_context(profile=0, stream=7, own_scratch=True)
+    context.set_inputs({"x": x.shape}, {})
+    context.set_address("x", x.ctypes.data)
+    context.set_address("y", y.ctypes.data)
+    return context, y
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_version_tells_the_times_of_its_layers(version):
+    with engine_on(MemoryCuda(), samples.tiny(), version=version) as (engine, trt):
+        trt.submit = lambda _stream, work: work()
+        x = np.random.default_rng(0).standard_normal((2, 8, 6, 6)).astype(np.float32)
+        context, y = bound(engine, x)
+        first, second = context.execute_profiled(7), context.execute_profiled(7)
+        assert first == second
+        assert len(first) == engine.raw.num_layers
+        assert first[0] == ("conv + relu", 0.01)
+        assert y.any()
+        context.close()
+        engine.close()
+
+
+def test_layers_are_timed_only_when_asked_for():
+    with engine_on(MemoryCuda(), samples.tiny()) as (engine, trt):
+        trt.submit = lambda _stream, work: work()
+        context, _ = bound(engine, np.zeros((2, 8, 6, 6), np.float32))
+        context.execute(7)
+        assert not [call for call in trt.calls if "profile" in call.method]
+        context.close()
+        engine.close()
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_times_that_do_not_come_are_told(silent, monkeypatch):
+    with engine_on(MemoryCuda(), samples.tiny()) as (engine, trt):
+        trt.submit = lambda _stream, work: work()
+        context, _ = bound(engine, np.zeros((2, 8, 6, 6), np.float32))
+        monkeypatch.setattr(trt.IExecutionContext, "report_to_profiler", lambda _self: silent)
+        with pytest.raises(EngineError) as caught:
+            context.execute_profiled(7)
+        assert str(caught.value) == (
+            "TensorRT did not tell the times of the layers\n"
+            f"  where: profiler, {engine.description}\n"
+            "  got: no reason given"
+        )
+        context.close()
+        engine.close()
+
+
+def test_a_version_that_cannot_time_layers_is_told(monkeypatch):
+    with engine_on(MemoryCuda(), samples.tiny()) as (engine, trt):
+        trt.submit = lambda _stream, work: work()
+        context, _ = bound(engine, np.zeros((2, 8, 6, 6), np.float32))
+        monkeypatch.delattr(trt.IExecutionContext, "report_to_profiler")
+        with pytest.raises(UnsupportedOptionError) as caught:
+            context.execute_profiled(7)
+        assert str(caught.value) == (
+            f"this version cannot time layers\n  where: profile_layers\n  got: {engine.description}"
+        )
+        context.close()
+        engine.close()

@@ -35,7 +35,8 @@ CALLS = {
         "synchronize_event": "cudaEventSynchronize", "event_done": "cudaEventQuery", "copy_in": "cudaMemcpyAsync",
         "copy_out": "cudaMemcpyAsync", "copy_across": "cudaMemcpyAsync", "begin_capture": "cudaStreamBeginCapture",
         "end_capture": "cudaStreamEndCapture", "launch": "cudaGraphLaunch", "destroy_graph": "cudaGraphExecDestroy",
-        "device_of": "cudaPointerGetAttributes",
+        "device_of": "cudaPointerGetAttributes", "elapsed_ms": "cudaEventElapsedTime",
+        "pci_bus_id": "cudaDeviceGetPCIBusId",
     },
     "pycuda": {
         "allocate": "cuMemAlloc", "allocate_pinned": "cuMemHostAlloc", "free": "cuMemFree",
@@ -43,6 +44,7 @@ CALLS = {
         "synchronize_device": "cuCtxSynchronize", "create_event": "cuEventCreate", "record": "cuEventRecord",
         "wait": "cuStreamWaitEvent", "synchronize_event": "cuEventSynchronize", "event_done": "cuEventQuery",
         "copy_in": "cuMemcpyHtoDAsync", "copy_out": "cuMemcpyDtoHAsync", "copy_across": "cuMemcpyDtoDAsync",
+        "elapsed_ms": "cuEventElapsedTime", "pci_bus_id": "cuDeviceGetPCIBusId",
     },
 }  # fmt: skip
 
@@ -73,7 +75,7 @@ class Things:
             "record": (self.event, self.stream), "wait": (self.stream, self.event),
             "synchronize_event": (self.event,), "event_done": (self.event,), "begin_capture": (self.stream,),
             "end_capture": (self.stream,), "launch": (self.graph, self.stream), "destroy_graph": (self.graph,),
-            "device_of": (self.device,),
+            "device_of": (self.device,), "elapsed_ms": (self.event, self.event),
         }.get(method, ())  # fmt: skip
 
 
@@ -125,6 +127,62 @@ def test_copies_arrive(binding):
         assert not y.any()
         cuda.synchronize(stream)
     np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.parametrize("binding", MADE)
+def test_events_with_timing_tell_how_long_the_work_between_them_took(binding):
+    memory = MemoryCuda(order="late")
+    cuda = MADE[binding](memory)
+    with current(cuda):
+        stream, device, host = cuda.create_stream(), cuda.allocate(50_000_000), np.zeros(50_000_000, np.uint8)
+        start, end = cuda.create_event(timing=True), cuda.create_event(timing=True, blocking=True)
+        cuda.record(start, stream)
+        cuda.copy_in(device, host.ctypes.data, 50_000_000, stream)
+        cuda.record(end, stream)
+        with pytest.raises(CudaError, match="cudaErrorNotReady"):
+            cuda.elapsed_ms(start, end)
+        cuda.synchronize_event(end)
+        assert cuda.elapsed_ms(start, end) == pytest.approx(2, rel=0.01)
+        assert cuda.elapsed_ms(start, start) == 0
+    assert [call[1:] for call in memory.calls if call[0] == "create_event"] == [(True, False), (True, True)]
+
+
+@pytest.mark.parametrize("binding", MADE)
+def test_events_are_made_without_timing_unless_it_is_asked_for(binding):
+    memory = MemoryCuda()
+    cuda = MADE[binding](memory)
+    with current(cuda):
+        stream, event = cuda.create_stream(), cuda.create_event()
+        cuda.record(event, stream)
+        with pytest.raises(CudaError, match="cudaErrorInvalidResourceHandle"):
+            cuda.elapsed_ms(event, event)
+    assert ("create_event", False, False) in memory.calls
+
+
+@pytest.mark.parametrize("binding", MADE)
+def test_the_device_tells_where_it_is_plugged_in(binding):
+    assert MADE[binding](MemoryCuda()).pci_bus_id() == "0000:00:00.0"
+
+
+@pytest.mark.parametrize("order", ["eager", "late", "shuffled"])
+def test_time_in_memory_is_the_same_in_every_order(order):
+    cuda = MemoryCuda(order=order)
+    with current(cuda):
+        streams = [cuda.create_stream() for _ in range(2)]
+        start, middle, end = (cuda.create_event(timing=True) for _ in range(3))
+        cuda.record(start, streams[0])
+        cuda.submit(streams[0], lambda: None, ms=3.0)
+        cuda.record(middle, streams[0])
+        cuda.submit(streams[1], lambda: None, ms=1.0)
+        cuda.wait(streams[1], middle)
+        cuda.submit(streams[1], lambda: None, ms=2.0)
+        cuda.record(end, streams[1])
+        cuda.synchronize_event(end)
+        assert cuda.elapsed_ms(start, middle) == pytest.approx(3.0)
+        assert cuda.elapsed_ms(middle, end) == pytest.approx(2.0)
+        assert cuda.clock_ns() > 5e6
+        for stream in streams:
+            cuda.synchronize(stream)
 
 
 @pytest.mark.parametrize("binding", MADE)
@@ -271,8 +329,11 @@ def test_the_real_binding_takes_these_arguments():
     cuda.__init__(0)
     expected = runtime.cudaGetDeviceCount()[0]
     for method, call in CALLS["cuda-python"].items():
-        arguments = {"record": 2, "wait": 2, "launch": 2, "copy_in": 4, "copy_out": 4, "copy_across": 4}
-        count = arguments.get(method, 0 if method in ("create_stream", "create_event", "synchronize_device") else 1)
+        arguments = {
+            "record": 2, "wait": 2, "launch": 2, "copy_in": 4, "copy_out": 4, "copy_across": 4, "elapsed_ms": 2,
+            "create_stream": 0, "create_event": 0, "synchronize_device": 0, "pci_bus_id": 0,
+        }  # fmt: skip
+        count = arguments.get(method, 1)
         with pytest.raises(CudaError) as caught:
             getattr(cuda, method)(*[16] * count)
         assert (caught.value.call, caught.value.code, caught.value.name) == (call, int(expected), expected.name)

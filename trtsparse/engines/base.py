@@ -9,7 +9,10 @@ import numpy as np
 
 from trtsparse.precision.specs import TensorSpec
 
-__all__ = ["Engine", "TensorSpec"]
+__all__ = ["Engine", "LayerTimes", "ProfilingEngine", "TensorSpec"]
+
+LayerTimes = tuple[tuple[str, float], ...]
+"""Name and milliseconds of each layer of one execution, in order; a name may occur more than once."""
 
 
 @runtime_checkable
@@ -52,4 +55,24 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Free what the engine holds. Closing twice is harmless."""
+        ...
+
+
+@runtime_checkable
+class ProfilingEngine(Protocol):
+    """An engine that can also tell how long each layer takes."""
+
+    def profile(self, feeds: Mapping[str, np.ndarray], *, runs: int) -> list[LayerTimes]:
+        """Execute several times and time the layers, which makes the executions slower.
+
+        Args:
+            feeds: As in `Engine.run`.
+            runs: How many executions; fewer where the library's record of them would become too large.
+
+        Returns:
+            One for each execution.
+
+        Raises:
+            EngineError: The library reports a failure.
+        """
         ...

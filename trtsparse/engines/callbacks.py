@@ -8,7 +8,7 @@ from typing import Any
 
 from trtsparse.engines.device import Allocate
 
-__all__ = ["make_allocator", "make_recorder"]
+__all__ = ["make_allocator", "make_profiler", "make_recorder"]
 
 _classes: dict[tuple[types.ModuleType, str], type] = {}
 
@@ -93,3 +93,26 @@ def _allocator_class(trt: Any) -> type:
             self.shape = tuple(int(n) for n in shape)
 
     return Allocator
+
+
+def make_profiler(trt: Any) -> Any:
+    """An IProfiler; ``take()`` returns what was reported since: pairs of a layer and its milliseconds."""
+    return _once(trt, "profiler", _profiler_class)
+
+
+def _profiler_class(trt: Any) -> type:
+    class Profiler(trt.IProfiler):  # type: ignore[misc]
+        """Keeps the times of the layers in the order in which they come."""
+
+        def __init__(self) -> None:
+            trt.IProfiler.__init__(self)
+            self.times: list[tuple[str, float]] = []
+
+        def take(self) -> list[tuple[str, float]]:
+            times, self.times = self.times, []
+            return times
+
+        def report_layer_time(self, layer_name: str, ms: float) -> None:
+            self.times.append((str(layer_name), float(ms)))
+
+    return Profiler

@@ -7,6 +7,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from trtsparse.engines.base import LayerTimes
 from trtsparse.precision.specs import TensorSpec
 
 __all__ = ["Allocate", "DeviceContext", "DeviceEngine", "ProfileShapes", "ShapeRange"]
@@ -57,6 +58,17 @@ class DeviceContext(Protocol):
         Raises:
             EngineError: The library refuses; the context must not be used any more.
         """
+
+    def execute_profiled(self, stream: int) -> LayerTimes:
+        """Execute once, wait for it, and tell how long each layer took.
+
+        Timing every layer makes an execution slower than `execute`; a context that did it once is for nothing else.
+
+        Raises:
+            EngineError: The library refuses, or tells no times.
+            UnsupportedOptionError: This version cannot time layers.
+        """
+        ...
 
     def close(self) -> None:
         """Free the context, whose work has finished."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from trtsparse.builder.adapter import find_tensorrt
 from trtsparse.builder.capabilities import Capabilities
 from trtsparse.builder.logs import Log, collecting
 from trtsparse.builder.plan import FLAVOUR_NAMES, PlanHeader, check_matches, read_header
-from trtsparse.engines.callbacks import make_allocator, make_recorder
+from trtsparse.engines.base import LayerTimes
+from trtsparse.engines.callbacks import make_allocator, make_profiler, make_recorder
 from trtsparse.engines.device import Allocate, ProfileShapes, Shape
 from trtsparse.engines.driver import count_gpus
 from trtsparse.errors import DeviceError, EngineError, PlanError, UnsupportedOptionError
@@ -25,6 +26,7 @@ from trtsparse.precision.specs import TensorSpec
 
 __all__ = ["TensorRTContext", "TensorRTEngine"]
 
+Prepare = Callable[[Any, Any], Any]
 _EXTENDED_TYPES = {"BF16": "bfloat16", "FP8": "float8_e4m3fn"}
 
 
@@ -36,6 +38,7 @@ class TensorRTEngine:
     Args:
         source: A path, or the plan's bytes.
         device: The number of the GPU that is current.
+        prepare: Called with TensorRT's module and the IRuntime before the plan is loaded; returns the runtime to use.
 
     Raises:
         PlanError: Not a plan, truncated, damaged, or of another version or flavour; both versions are named.
@@ -44,9 +47,12 @@ class TensorRTEngine:
         EngineError: TensorRT does not load it; the message is its own.
     """
 
-    def __init__(self, source: str | os.PathLike[str] | bytes, *, device: int = 0) -> None:
+    def __init__(
+        self, source: str | os.PathLike[str] | bytes, *, device: int = 0, prepare: Prepare | None = None
+    ) -> None:
         header = read_header(source)
         self._trt: Any = find_tensorrt(header.flavour)
+        self._parent: Any = None
         self.name = header.flavour
         self.device = device
         self._where = "bytes" if isinstance(source, (bytes, bytearray, memoryview)) else os.fspath(source)
@@ -55,7 +61,7 @@ class TensorRTEngine:
         # a plan does not say whether it was built version-compatible: TensorRT finds that out below
         check_matches(header, header.flavour, installed, where=self._where, compatible=True)
         self.description = f"{self._where} in {capabilities.name} on GPU {device}"
-        self._engine: Any = self._load(source, header)
+        self._engine: Any = self._load(source, header, prepare)
         names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
         inputs = [name for name in names if self._engine.get_tensor_mode(name) == self._trt.TensorIOMode.INPUT]
         for name in names:
@@ -75,10 +81,13 @@ class TensorRTEngine:
         self.can_capture = True
         self._lock = threading.Lock()
 
-    def _load(self, source: str | os.PathLike[str] | bytes, header: PlanHeader) -> Any:
+    def _load(self, source: str | os.PathLike[str] | bytes, header: PlanHeader, prepare: Prepare | None) -> Any:
         data = source if isinstance(source, (bytes, bytearray, memoryview)) else Path(source).read_bytes()
         with collecting(self._trt) as (logger, log):
             self._runtime: Any = self._trt.Runtime(logger)  # the engine needs it as long as it lives
+            if prepare is not None and self._runtime:
+                self._parent = self._runtime  # a runtime that it loads must not outlive it
+                self._runtime = prepare(self._trt, self._runtime)
             engine = self._runtime and self._runtime.deserialize_cuda_engine(data)
         if engine is None:
             if any("version" in text for text in log.errors):
@@ -202,6 +211,7 @@ class TensorRTEngine:
         """Free the engine, whose contexts are closed. Closing twice is harmless."""
         self._engine = None
         self._runtime = None
+        self._parent = None
 
 
 class TensorRTContext:
@@ -224,6 +234,7 @@ class TensorRTContext:
         self._trt = trt
         self._recorder = make_recorder(trt)
         self._context.error_recorder = self._recorder  # texts of this context alone, whatever other threads do
+        self._profiler: Any = None
         self._allocators: dict[str, Any] = {}
         self._values: Mapping[str, np.ndarray] = {}
         self._outputs = [spec.name for spec in engine.outputs]
@@ -296,9 +307,30 @@ class TensorRTContext:
             "TensorRT refused to execute", where=self._engine.description, got="; ".join(reasons) or "no reason given"
         ) from failed
 
+    def execute_profiled(self, stream: int) -> LayerTimes:
+        """Execute once and time each layer; see `trtsparse.engines.device.DeviceContext`."""
+        if self._profiler is None:
+            self._attach_profiler()
+        self._profiler.take()
+        self.execute(stream)
+        self._require(self._context.report_to_profiler(), "tell the times of the layers", "profiler")
+        times: LayerTimes = tuple(self._profiler.take())
+        self._require(times, "tell the times of the layers", "profiler")
+        return times
+
+    def _attach_profiler(self) -> None:
+        if not hasattr(self._trt, "IProfiler") or not hasattr(self._context, "report_to_profiler"):
+            raise UnsupportedOptionError(
+                "this version cannot time layers", where="profile_layers", got=self._engine.description
+            )
+        self._profiler = make_profiler(self._trt)
+        self._context.profiler = self._profiler
+        self._context.enqueue_emits_profile = False  # else the enqueueing waits, and reports when nobody asked
+
     def close(self) -> None:
         """Free the context, whose work has finished."""
         self._context = None
+        self._profiler = None
         self._allocators.clear()
 
 

@@ -58,6 +58,9 @@ class Cuda(Protocol):
     def memory_info(self) -> tuple[int, int]:
         """Free and total bytes of the device."""
 
+    def pci_bus_id(self) -> str:
+        """Where the device is plugged in, such as "0000:65:00.0": by this other libraries find it."""
+
     def device_of(self, address: int) -> int | None:
         """The GPU that an address belongs to; None for host memory, or where the binding cannot tell."""
 
@@ -80,8 +83,13 @@ class Cuda(Protocol):
     def synchronize_device(self) -> None:
         """Wait until every stream of the device has finished."""
 
-    def create_event(self) -> int:
-        """An event without timing."""
+    def create_event(self, *, timing: bool = False, blocking: bool = False) -> int:
+        """An event.
+
+        Args:
+            timing: It notes when it happens, for `elapsed_ms`.
+            blocking: A thread that waits for it sleeps instead of spinning.
+        """
 
     def destroy_event(self, event: int) -> None:
         """Destroy what `create_event` returned."""
@@ -97,6 +105,9 @@ class Cuda(Protocol):
 
     def event_done(self, event: int) -> bool:
         """Whether an event has happened."""
+
+    def elapsed_ms(self, start: int, end: int) -> float:
+        """Milliseconds between two events with timing that have happened, to about half a microsecond."""
 
     def copy_in(self, device: int, host: int, nbytes: int, stream: int) -> None:
         """Enqueue a copy from host memory to the device."""

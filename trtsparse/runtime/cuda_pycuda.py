@@ -123,6 +123,9 @@ class PyCuda:
         free, total = self._call("cuMemGetInfo", self._cu.mem_get_info)
         return int(free), int(total)
 
+    def pci_bus_id(self) -> str:  # noqa: D102
+        return str(self._call("cuDeviceGetPCIBusId", self._cu.Device(self.device).pci_bus_id))
+
     def device_of(self, address: int) -> int | None:  # noqa: ARG002, D102 - PyCUDA has no such call
         return None
 
@@ -150,8 +153,10 @@ class PyCuda:
     def synchronize_device(self) -> None:  # noqa: D102
         self._call("cuCtxSynchronize", self._cu.Context.synchronize)
 
-    def create_event(self) -> int:  # noqa: D102
-        event = self._call("cuEventCreate", self._cu.Event, self._cu.event_flags.DISABLE_TIMING)
+    def create_event(self, *, timing: bool = False, blocking: bool = False) -> int:  # noqa: D102
+        kinds = self._cu.event_flags
+        flags = (kinds.DEFAULT if timing else kinds.DISABLE_TIMING) | (kinds.BLOCKING_SYNC if blocking else 0)
+        event = self._call("cuEventCreate", self._cu.Event, flags)
         return self._keep(id(event), event)
 
     def destroy_event(self, event: int) -> None:  # noqa: D102
@@ -175,6 +180,9 @@ class PyCuda:
 
     def event_done(self, event: int) -> bool:  # noqa: D102
         return bool(self._call("cuEventQuery", self._objects[event].query))
+
+    def elapsed_ms(self, start: int, end: int) -> float:  # noqa: D102
+        return float(self._call("cuEventElapsedTime", self._objects[end].time_since, self._objects[start]))
 
     def copy_in(self, device: int, host: int, nbytes: int, stream: int) -> None:  # noqa: D102
         self._call(

@@ -11,8 +11,9 @@ from trtsparse.runtime.cuda import stream_handle
 __all__ = ["CudaPython"]
 
 _NON_BLOCKING = 1  # cudaStreamNonBlocking
-_NO_TIMING = 2  # cudaEventDisableTiming
+_BLOCKING, _NO_TIMING = 1, 2  # cudaEventBlockingSync, cudaEventDisableTiming
 _PORTABLE = 1  # cudaHostAllocPortable: pinned for every device
+_BUS_ID_LENGTH = 32
 _FIXES = {
     "cudaErrorMemoryAllocation": "use fewer contexts, a smaller profile, or scratch='shared'",
     "cudaErrorIllegalAddress": "restart the process: the CUDA context cannot be used any more",
@@ -99,6 +100,11 @@ class CudaPython:
         self._check("cudaMemGetInfo", code)
         return int(free), int(total)
 
+    def pci_bus_id(self) -> str:  # noqa: D102
+        code, found = self._rt.cudaDeviceGetPCIBusId(_BUS_ID_LENGTH, self.device)
+        self._check("cudaDeviceGetPCIBusId", code)
+        return bytes(found).rstrip(b"\0").decode()
+
     def device_of(self, address: int) -> int | None:  # noqa: D102
         code, attributes = self._rt.cudaPointerGetAttributes(address)
         self._check("cudaPointerGetAttributes", code)
@@ -125,8 +131,9 @@ class CudaPython:
     def synchronize_device(self) -> None:  # noqa: D102
         self._check("cudaDeviceSynchronize", self._rt.cudaDeviceSynchronize()[0])
 
-    def create_event(self) -> int:  # noqa: D102
-        code, event = self._rt.cudaEventCreateWithFlags(_NO_TIMING)
+    def create_event(self, *, timing: bool = False, blocking: bool = False) -> int:  # noqa: D102
+        flags = (0 if timing else _NO_TIMING) | (_BLOCKING if blocking else 0)
+        code, event = self._rt.cudaEventCreateWithFlags(flags)
         self._check("cudaEventCreateWithFlags", code)
         return int(event)
 
@@ -150,6 +157,12 @@ class CudaPython:
             return False
         self._check("cudaEventQuery", code)
         return True
+
+    def elapsed_ms(self, start: int, end: int) -> float:  # noqa: D102
+        code, elapsed = self._rt.cudaEventElapsedTime(start, end)
+        if code != self._success:
+            self._check("cudaEventElapsedTime", code)
+        return float(elapsed)
 
     def copy_in(self, device: int, host: int, nbytes: int, stream: int) -> None:  # noqa: D102
         code = self._rt.cudaMemcpyAsync(device, host, nbytes, self._h2d, stream)[0]

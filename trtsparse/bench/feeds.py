@@ -1,0 +1,96 @@
+"""Random inputs for an engine that comes without its model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from trtsparse.engines.base import Engine
+from trtsparse.engines.device import DeviceEngine
+from trtsparse.errors import ConfigError, FeedError
+from trtsparse.precision.feeds import input_shapes
+from trtsparse.precision.specs import did_you_mean
+
+__all__ = ["engine_feeds"]
+
+Shapes = Mapping[str, Sequence[int]]
+
+
+def engine_feeds(
+    engine: Engine | DeviceEngine,
+    *,
+    given: Mapping[str, Any] | None = None,
+    shapes: Shapes | None = None,
+    seed: int = 0,
+) -> dict[str, np.ndarray]:
+    """Make the inputs that are not given.
+
+    Floats are standard normal; integers are 0 or 1, which are indices into anything.
+
+    Args:
+        engine: Whose inputs.
+        given: Inputs that need not be made; their shapes count as given, too.
+        shapes: Shapes of inputs with dynamic dims; by default those that a plan's first profile is best for.
+        seed: Equal seeds give equal arrays.
+
+    Returns:
+        Input name to array, without those given.
+
+    Raises:
+        ConfigError: ``shapes`` names an unknown input, or contradicts the engine.
+        FeedError: An input is a shape, whose values nobody can guess.
+    """
+    given = given or {}
+    wanted = {**{name: np.shape(array) for name, array in given.items()}, **(shapes or {})}
+    sizes = _shapes_of(engine, wanted)
+    random = np.random.default_rng(seed)
+    made = {}
+    for spec in engine.inputs:
+        if spec.name in given:
+            continue
+        if isinstance(engine, DeviceEngine) and spec.name in engine.shape_inputs:
+            raise FeedError(
+                "the values of an input decide shapes, so that random ones cannot be made up",
+                where=f"input {spec.name!r}",
+                fix="give its array",
+            )
+        made[spec.name] = _random(random, spec.dtype, sizes[spec.name])
+    return made
+
+
+def _shapes_of(engine: Engine | DeviceEngine, wanted: Shapes) -> dict[str, tuple[int, ...]]:
+    if not isinstance(engine, DeviceEngine):
+        return input_shapes(engine.inputs, wanted)
+    names = [spec.name for spec in engine.inputs]
+    for name in wanted:
+        if name not in names:
+            raise ConfigError(
+                "the engine has no such input",
+                where="shapes",
+                got=repr(name),
+                expected=", ".join(map(repr, names)),
+                fix=did_you_mean(name, names),
+            )
+    usual = [{name: sizes[1] for name, sizes in profile.items()} for profile in engine.profiles]
+    candidates = [{name: tuple(wanted.get(name, sizes[name])) for name in names} for sizes in usual]
+    fitting = (
+        found
+        for found, profile in zip(candidates, engine.profiles, strict=True)
+        if all(_between(profile[name], found[name]) for name in names)
+    )
+    return next(fitting, candidates[0])  # what fits no profile is refused with the reason when it is fed
+
+
+def _between(limits: tuple[tuple[int, ...], ...], shape: tuple[int, ...]) -> bool:
+    low, _, high = limits
+    return len(low) == len(shape) and all(a <= size <= b for a, size, b in zip(low, shape, high, strict=True))
+
+
+def _random(random: np.random.Generator, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarray:
+    if dtype.kind == "O":
+        return np.full(shape, "", object)
+    if dtype.kind in "biu":
+        return np.asarray(random.integers(0, 2, shape)).astype(dtype)
+    return np.asarray(random.standard_normal(shape, np.float32)).astype(dtype)
