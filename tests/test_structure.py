@@ -11,9 +11,15 @@ import pytest
 import trtsparse
 
 PACKAGE = Path(trtsparse.__file__).parent
-FLOW = ["files", "sparsity", "precision", "builder", "engines", "runtime", "tune", "bench", "report", "triton", "cli"]
+FLOW = [
+    "files", "sparsity", "torch", "precision", "accuracy", "builder", "engines", "runtime", "tune", "bench", "report",
+    "trtexec", "triton", "cli",
+]  # fmt: skip
 EVERYWHERE = {"errors", "_version"}
-HEAVY = {"tensorrt", "tensorrt_rtx", "onnxruntime", "torch", "cuda", "pycuda", "polygraphy", "rich", "tritonclient"}
+HEAVY = {
+    "cuda", "nvmath", "onnxruntime", "polygraphy", "pycuda", "pynvml", "rich", "tensorrt", "tensorrt_rtx", "torch",
+    "tritonclient",
+}  # fmt: skip
 
 
 def imported_names(path):
