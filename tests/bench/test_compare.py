@@ -1,0 +1,130 @@
+"""Dense against sparse: measured in turn, and a verdict that noise does not make."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import models
+from trtsparse.bench import compare as module
+from trtsparse.bench.compare import Comparison, Side, compare, compare_engines
+from trtsparse.bench.options import BenchOptions
+from trtsparse.engines.onnxruntime import OnnxRuntimeEngine
+from trtsparse.errors import ConfigError
+from trtsparse.sparsity.prune import prune
+
+QUICK = BenchOptions(iterations=5, duration_s=0.0, warm_up_ms=1.0)
+SIDE = Side("an engine", 1.0, 0.9, 1.1, None)
+
+
+def comparison(*gains, joules=(None, None)):
+    sides = [Side("an engine", 1.0, 0.9, 1.1, joule) for joule in joules]
+    return Comparison(*sides, gains=gains, output_error=0.0, worst_output="y")
+
+
+def test_the_cpu_runs_both_and_tells_how_far_their_outputs_are_apart():
+    model = models.get("mlp", widths=(64, 128, 16))
+    found = compare(model, engine="onnxruntime", shapes={"input": (2, 64)}, rounds=3, options=QUICK)
+    assert len(found.gains) == 3
+    assert found.random == ("input",)
+    assert found.worst_output
+    assert 0.01 < found.output_error < 10
+    assert found.dense.low_ms <= found.dense.latency_ms <= found.dense.high_ms
+    assert found.energy_gain is None
+    assert found.to_dict()["schema"] == "trtsparse.compare/1"
+
+
+def test_a_model_that_is_sparse_already_is_compared_as_it_is():
+    model = prune(models.get("mlp", widths=(64, 128, 16))).model
+    feeds = {"input": np.ones((3, 64), np.float32)}
+    found = compare(model, sparse=model, engine="onnxruntime", feeds=feeds, rounds=3, options=QUICK)
+    assert found.output_error == 0
+    assert found.random == ()
+
+
+def test_the_first_engine_changes_from_round_to_round(monkeypatch):
+    order = []
+    engines = [OnnxRuntimeEngine(models.get("mlp", widths=(8, 16, 4))) for _ in range(2)]
+    original = module.measure
+
+    def noting(engine, feeds, **options):
+        order.append(engines.index(engine))
+        return original(engine, feeds, **options)
+
+    monkeypatch.setattr(module, "measure", noting)
+    steps = []
+    compare_engines(
+        *engines, {"input": np.ones((1, 8), np.float32)}, rounds=4, options=QUICK,
+        progress=lambda done, total: steps.append((done, total)),
+    )  # fmt: skip
+    assert order == [0, 1, 1, 0, 0, 1, 1, 0]
+    assert steps == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+@pytest.mark.parametrize(
+    ("gains", "ships", "verdict"),
+    [
+        ((1.2, 1.3, 1.25, 1.1), True, "ship the sparse engine: 1.23 x as fast (1.1 to 1.3 in 4 rounds)"),
+        ((1.2, 1.3, 1.25, 0.9), True, "ship the sparse engine: 1.23 x as fast (0.9 to 1.3 in 4 rounds)"),
+        (
+            (1.2, 1.3, 0.9, 0.8, 1.1),
+            False,
+            "ship the dense engine: the sparse one is not faster reliably (1.1 x, 0.8 to 1.3 in 5 rounds)",
+        ),
+        ((0.8, 0.9, 1.1), False, "ship the dense engine: the sparse one is 0.9 x as fast (0.8 to 1.1 in 3 rounds)"),
+        ((1.0, 1.0, 1.0), False, "ship the dense engine: the sparse one is 1 x as fast (1 to 1 in 3 rounds)"),
+    ],
+)
+def test_sparse_ships_only_where_it_wins_in_the_median_and_in_most_rounds(gains, ships, verdict):
+    found = comparison(*gains)
+    assert found.ships_sparse is ships
+    assert found.verdict == verdict
+
+
+@given(st.lists(st.floats(0.1, 10), min_size=3, max_size=15))
+def test_swapping_the_engines_never_ships_both(gains):
+    there, back = comparison(*gains), comparison(*(1 / gain for gain in gains))
+    assert not (there.ships_sparse and back.ships_sparse)
+
+
+def test_energy_is_compared_where_both_were_measured():
+    assert comparison(1.1, 1.1, 1.1, joules=(0.3, 0.2)).energy_gain == pytest.approx(1.5)
+    assert comparison(1.1, 1.1, 1.1, joules=(0.3, None)).energy_gain is None
+
+
+def test_wrong_questions_are_refused():
+    model = models.get("mlp", widths=(8, 16, 4))
+    with pytest.raises(ConfigError) as caught:
+        compare(model, engine="onnx")
+    assert (
+        str(caught.value) == "no such engine\n  where: engine\n  got: 'onnx'\n  expected: 'tensorrt', 'onnxruntime'"
+    )
+    with pytest.raises(ConfigError) as caught:
+        compare(model, engine="onnxruntime", rounds=2)
+    assert str(caught.value) == (
+        "too few rounds to tell a difference from noise\n  where: rounds\n  got: 2\n  expected: at least 3"
+    )
+    with pytest.raises(ConfigError, match="did you mean 'input'"):
+        compare(model, engine="onnxruntime", feeds={"inptu": np.ones((1, 8), np.float32)}, rounds=3, options=QUICK)
+
+
+def test_a_plan_of_each_is_built_with_the_same_settings(monkeypatch):
+    """With TensorRT: everything but the sparsity flag is equal, and the profile comes from the inputs."""
+    import trtsparse.builder.build as builder
+    from trtsparse.builder.config import BuildConfig
+    from trtsparse.errors import BuildError
+
+    asked = []
+
+    def noting(_source, config, *, samples):
+        asked.append((config, samples))
+        raise BuildError("stop here")
+
+    monkeypatch.setattr(builder, "build", noting)
+    with pytest.raises(BuildError, match="stop here"):
+        compare(models.get("mlp", widths=(8, 16, 4)), config=BuildConfig(precision="bf16"), shapes={"input": (3, 8)})
+    (config, samples), *_ = itertools.chain(asked)
+    assert (config.precision, config.sparsity) == ("bf16", "disable")
+    assert samples[0]["input"].shape == (3, 8)

@@ -1,0 +1,245 @@
+"""Dense against sparse: both built with the same settings, measured in turn, and which one to ship."""
+
+from __future__ import annotations
+
+import math
+import os
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from trtsparse.bench.measure import measure
+from trtsparse.bench.options import BenchOptions
+from trtsparse.bench.records import Measurement
+from trtsparse.builder.config import BuildConfig
+from trtsparse.engines.base import Engine
+from trtsparse.engines.device import DeviceEngine
+from trtsparse.errors import ConfigError
+from trtsparse.files.model import OnnxModel
+from trtsparse.precision.compare import compare_runs
+from trtsparse.precision.feeds import random_feeds
+from trtsparse.sparsity.prune import prune
+
+if TYPE_CHECKING:
+    from trtsparse.runtime.cuda import Cuda
+
+__all__ = ["ENGINES", "Comparison", "Side", "compare", "compare_engines"]
+
+SCHEMA = "trtsparse.compare/1"
+ENGINES = ("tensorrt", "onnxruntime")
+Model = str | os.PathLike[str] | bytes | Any
+Progress = Callable[[int, int], None]
+_CLEAR = 0.75  # share of the rounds that the sparse engine must win
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two engines.
+
+    Attributes:
+        description: What it is.
+        latency_ms: Median over the rounds of a query's median latency.
+        low_ms: Of the fastest round.
+        high_ms: Of the slowest round.
+        joules_per_query: Median over the rounds, of the whole GPU; None where it is not measured.
+    """
+
+    description: str
+    latency_ms: float
+    low_ms: float
+    high_ms: float
+    joules_per_query: float | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What came out.
+
+    Attributes:
+        dense: The engine of the model as it is.
+        sparse: The engine of the pruned one.
+        gains: Dense over sparse latency, round by round.
+        output_error: Largest difference of an output, relative to the dense output's largest magnitude.
+        worst_output: Its name.
+        random: The inputs that were random.
+    """
+
+    dense: Side
+    sparse: Side
+    gains: tuple[float, ...]
+    output_error: float
+    worst_output: str
+    random: tuple[str, ...] = ()
+
+    @property
+    def gain(self) -> float:
+        """Median of the rounds; above 1 the sparse engine is faster."""
+        return statistics.median(self.gains)
+
+    @property
+    def ships_sparse(self) -> bool:
+        """The sparse engine is faster, in the median and in at least three of four rounds."""
+        won = sum(gain > 1 for gain in self.gains)
+        return self.gain > 1 and won >= _CLEAR * len(self.gains)
+
+    @property
+    def energy_gain(self) -> float | None:
+        """Dense over sparse energy of a query; None where it is not measured."""
+        if not self.dense.joules_per_query or not self.sparse.joules_per_query:
+            return None
+        return self.dense.joules_per_query / self.sparse.joules_per_query
+
+    @property
+    def verdict(self) -> str:
+        """Which to ship, and why, in a sentence."""
+        spread = f"{min(self.gains):.3g} to {max(self.gains):.3g} in {len(self.gains)} rounds"
+        if self.ships_sparse:
+            return f"ship the sparse engine: {self.gain:.3g} x as fast ({spread})"
+        if self.gain > 1:
+            return f"ship the dense engine: the sparse one is not faster reliably ({self.gain:.3g} x, {spread})"
+        return f"ship the dense engine: the sparse one is {self.gain:.3g} x as fast ({spread})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The facts as JSON types."""
+        error = self.output_error if math.isfinite(self.output_error) else "inf"
+        return {
+            "schema": SCHEMA,
+            "dense": asdict(self.dense),
+            "sparse": asdict(self.sparse),
+            "gains": list(self.gains),
+            "gain": self.gain,
+            "energy_gain": self.energy_gain,
+            "ships_sparse": self.ships_sparse,
+            "verdict": self.verdict,
+            "output_error": error,
+            "worst_output": self.worst_output,
+            "random": list(self.random),
+        }
+
+
+def compare(
+    model: Model,
+    *,
+    sparse: Model | None = None,
+    config: BuildConfig | None = None,
+    feeds: Mapping[str, np.ndarray] | None = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    engine: str = "tensorrt",
+    rounds: int = 7,
+    options: BenchOptions | None = None,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Build and run a model dense and sparse, in turn, and say which to ship.
+
+    Args:
+        model: The dense model: a path, bytes, a ModelProto or an OnnxModel.
+        sparse: The sparse one, retrained perhaps; by default ``model`` pruned by magnitude.
+        config: How both are built with TensorRT, but for ``sparsity``; by default FP16.
+        feeds: A numpy array for each input; by default random.
+        shapes: Of random inputs.
+        engine: "tensorrt", or "onnxruntime" for the CPU, which has no sparse kernels.
+        rounds: How often each is measured.
+        options: How each round is measured; by default half a second.
+        progress: Called with the rounds done and in all.
+
+    Raises:
+        ConfigError: An engine that is not known, or too few rounds.
+        TrtSparseError: As `trtsparse.build`, `trtsparse.prune` and `trtsparse.bench.measure.measure`.
+    """
+    if engine not in ENGINES:
+        raise ConfigError("no such engine", where="engine", got=repr(engine), expected=", ".join(map(repr, ENGINES)))
+    dense_model = OnnxModel.open(model)
+    sparse_model = prune(dense_model).model if sparse is None else OnnxModel.open(sparse)
+    given = dict(feeds or {})
+    made = random_feeds(dense_model, shapes={**{n: a.shape for n, a in given.items()}, **(shapes or {})})[0]
+    arrays = {**made, **given}
+    with ExitStack() as stack:
+        settings = config or BuildConfig(precision="fp16")
+        first = _load(stack, dense_model, engine, replace(settings, sparsity="disable"), arrays)
+        second = _load(stack, sparse_model, engine, replace(settings, sparsity="enable"), arrays)
+        found = compare_engines(first, second, arrays, rounds=rounds, options=options, progress=progress)
+    return replace(found, random=tuple(name for name in made if name not in given))
+
+
+def _load(
+    stack: ExitStack, model: OnnxModel, engine: str, config: BuildConfig, feeds: Mapping[str, np.ndarray]
+) -> Engine | DeviceEngine:
+    from trtsparse.runtime.session import Session
+
+    source: Any = model
+    if engine == "tensorrt":
+        from trtsparse.builder.build import build
+
+        source = build(model, config, samples=[feeds]).plan
+    return stack.enter_context(Session(source, engine=engine)).engine
+
+
+def compare_engines(
+    dense: Engine | DeviceEngine,
+    sparse: Engine | DeviceEngine,
+    feeds: Mapping[str, np.ndarray],
+    *,
+    rounds: int = 7,
+    options: BenchOptions | None = None,
+    cuda: str | Cuda = "auto",
+    progress: Progress | None = None,
+) -> Comparison:
+    """Measure two engines in turn; each round measures both, the first one changing.
+
+    Args:
+        dense: One engine.
+        sparse: The other one; same inputs and outputs.
+        feeds: A numpy array for each input.
+        rounds: At least 3.
+        options: How each round is measured; by default half a second after 100 ms of warm-up.
+        cuda: The CUDA binding.
+        progress: Called with the rounds done and in all.
+
+    Raises:
+        ConfigError: Too few rounds.
+        TrtSparseError: As `trtsparse.bench.measure.measure`.
+    """
+    if rounds < 3:
+        raise ConfigError(
+            "too few rounds to tell a difference from noise", where="rounds", got=rounds, expected="at least 3"
+        )
+    chosen = options or BenchOptions(duration_s=0.5, warm_up_ms=100.0)
+    pairs: list[tuple[Measurement, Measurement]] = []
+    for number in range(rounds):
+        order = (dense, sparse) if number % 2 == 0 else (sparse, dense)
+        taken = [measure(engine, feeds, options=chosen, cuda=cuda) for engine in order]
+        pairs.append((taken[0], taken[1]) if number % 2 == 0 else (taken[1], taken[0]))
+        if progress is not None:
+            progress(number + 1, rounds)
+    last_dense, last_sparse = pairs[-1]
+    difference = compare_runs(
+        lambda _: dict(last_dense.outputs), lambda _: dict(last_sparse.outputs), feeds=[dict(feeds)]
+    )
+    medians = [(_latency(a), _latency(b)) for a, b in pairs]
+    return Comparison(
+        dense=_side([a for a, _ in pairs]),
+        sparse=_side([b for _, b in pairs]),
+        gains=tuple(a / b for a, b in medians),
+        output_error=difference.error,
+        worst_output=difference.worst,
+    )
+
+
+def _latency(measured: Measurement) -> float:
+    return statistics.median(query.latency_ms for query in measured.queries)
+
+
+def _side(rounds: Sequence[Measurement]) -> Side:
+    times = [_latency(measured) for measured in rounds]
+    joules = [measured.energy.joules_per_query for measured in rounds if measured.energy is not None]
+    return Side(
+        description=rounds[-1].description,
+        latency_ms=statistics.median(times),
+        low_ms=min(times),
+        high_ms=max(times),
+        joules_per_query=statistics.median(joules) if joules else None,
+    )
