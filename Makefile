@@ -5,6 +5,8 @@ PY := $(VENV)/bin/python
 # a file that stands for "these extras of this pyproject.toml are installed in the environment"
 EXTRAS_demo := rtx,models
 EXTRAS_test := test
+# read by tests with its own loader; what it pins is years old
+ALONE_test := trt-engine-explorer==0.1.5
 
 .PHONY: setup demo test test-fast lint bench clean
 
@@ -29,6 +31,7 @@ bench: $(VENV)/.installed-test
 
 $(VENV)/.installed-%: pyproject.toml | $(VENV)/bin/python
 	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[$(EXTRAS_$*)]'
+	$(if $(ALONE_$*),$(PY) -m pip install --quiet --disable-pip-version-check --no-deps $(ALONE_$*))
 	@touch $@
 
 $(VENV)/bin/python:

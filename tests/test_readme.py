@@ -34,7 +34,8 @@ def test_a_python_example_runs_as_it_stands(code, tmp_path, monkeypatch):
     with contextlib.redirect_stdout(printed):
         exec(compile(code, "README.md", "exec"), {})  # noqa: S102 - running the README is the test
     assert "True" in printed.getvalue()
-    assert {path.name for path in tmp_path.iterdir()} >= {"sparse.onnx", "sparse.plan", "sparse.plan.json"}
+    written = {path.name for path in tmp_path.iterdir()}
+    assert written == ({"sparse.onnx", "sparse.plan", "sparse.plan.json"} if ".save(" in code else set())
 
 
 @pytest.mark.parametrize("script", blocks("shell"))

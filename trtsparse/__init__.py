@@ -12,6 +12,10 @@ from typing import TYPE_CHECKING, Any
 from trtsparse._version import __version__
 
 if TYPE_CHECKING:
+    from trtsparse.bench.compare import compare
+    from trtsparse.bench.measure import measure
+    from trtsparse.bench.options import BenchOptions
+    from trtsparse.bench.records import Measurement
     from trtsparse.builder.build import build
     from trtsparse.builder.config import BuildConfig, Profile
     from trtsparse.builder.engine import BuiltEngine
@@ -22,10 +26,13 @@ if TYPE_CHECKING:
     from trtsparse.sparsity.pattern import Pattern
     from trtsparse.sparsity.prune import PruneResult, prune
     from trtsparse.sparsity.validate import SparsityReport, validate
+    from trtsparse.trtexec.run import trtexec
 
 __all__ = [
+    "BenchOptions",
     "BuildConfig",
     "BuiltEngine",
+    "Measurement",
     "OnnxModel",
     "Pattern",
     "Profile",
@@ -36,13 +43,18 @@ __all__ = [
     "TrtSparseError",
     "__version__",
     "build",
+    "compare",
+    "measure",
     "prune",
+    "trtexec",
     "validate",
 ]
 
 _HOMES = {
+    "BenchOptions": "trtsparse.bench.options",
     "BuildConfig": "trtsparse.builder.config",
     "BuiltEngine": "trtsparse.builder.engine",
+    "Measurement": "trtsparse.bench.records",
     "OnnxModel": "trtsparse.files.model",
     "Pattern": "trtsparse.sparsity.pattern",
     "Profile": "trtsparse.builder.config",
@@ -52,7 +64,10 @@ _HOMES = {
     "SparsityReport": "trtsparse.sparsity.validate",
     "TrtSparseError": "trtsparse.errors",
     "build": "trtsparse.builder.build",
+    "compare": "trtsparse.bench.compare",
+    "measure": "trtsparse.bench.measure",
     "prune": "trtsparse.sparsity.prune",
+    "trtexec": "trtsparse.trtexec.run",
     "validate": "trtsparse.sparsity.validate",
 }
 

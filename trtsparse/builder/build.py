@@ -22,6 +22,7 @@ from trtsparse.builder import network as networks
 from trtsparse.builder import profiles as ranges
 from trtsparse.builder import timing_cache
 from trtsparse.builder.adapter import find_tensorrt
+from trtsparse.builder.advanced import apply_types
 from trtsparse.builder.capabilities import Capabilities
 from trtsparse.builder.config import BuildConfig, Profile
 from trtsparse.builder.engine import BuiltEngine
@@ -216,7 +217,8 @@ def _build(trt: types.ModuleType | Any, job: _Job, notes: Notes) -> _Result:
         if capabilities.flavour == "tensorrt" and _has_foreign_operators(job.built):
             trt.init_libnvinfer_plugins(logger, "")
         network = networks.create_network(trt, builder, capabilities, strong=job.route.strong)
-        parsed = networks.parse(trt, network, job.built, logger, log, name=job.source.name)
+        parsed = networks.parse(trt, network, job.built, logger, log, name=job.source.name, settings=config.advanced)
+        apply_types(trt, network, config.advanced, strong=job.route.strong, version=capabilities.name)
         settings = builder.create_builder_config()
         apply_options(trt, builder, settings, config, job.route.flags)
         ranges.add_profiles(builder, network, settings, job.profiles, job.samples)

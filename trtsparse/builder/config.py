@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from trtsparse.builder.advanced import Advanced
 from trtsparse.builder.plan import Flavour
 from trtsparse.builder.profile import Profile
 from trtsparse.errors import ConfigError
@@ -83,6 +84,7 @@ class BuildConfig:
         builder_threads: Threads that the builder may use.
         plugins: Shared libraries with plugins, loaded before parsing.
         serialize_plugins: Put the plugin libraries into a version-compatible plan.
+        advanced: Settings by the names of TensorRT's own API.
 
     Raises:
         ConfigError: A value is wrong, or two options exclude each other.
@@ -119,6 +121,7 @@ class BuildConfig:
     builder_threads: int | None = None
     plugins: tuple[str | os.PathLike[str], ...] = ()
     serialize_plugins: bool = False
+    advanced: Advanced = field(default_factory=Advanced)
 
     def __post_init__(self) -> None:
         for name, allowed in _CHOICES.items():
@@ -155,6 +158,7 @@ class BuildConfig:
         values["memory_pools"] = dict(self.memory_pools)
         values["timing_cache"] = None if self.timing_cache is None else str(Path(self.timing_cache))
         values["plugins"] = [str(Path(plugin)) for plugin in self.plugins]
+        values["advanced"] = self.advanced.to_dict()
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     def _check_together(self) -> None:

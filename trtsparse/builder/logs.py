@@ -26,6 +26,8 @@ _LEVELS = {
     "INFO": logging.INFO,
     "VERBOSE": logging.DEBUG,
 }
+TRACE = 5
+"""The level in Python's logging of TensorRT's level VERBOSE, which is not collected."""
 _IGNORED_LOGGER = "differs from one already registered"
 
 
@@ -101,6 +103,8 @@ def _make_logger(trt: Any) -> Any:
             number = int(severity)
             if number < verbose or "(Sparsity)" in msg:
                 _receive(names.get(number, "INFO"), msg)
+            elif _LOGGING.isEnabledFor(TRACE):
+                _LOGGING.log(TRACE, "%s: %s", "VERBOSE", msg)
 
     return Logger()
 

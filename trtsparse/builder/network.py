@@ -9,6 +9,7 @@ from typing import Any
 
 import onnx
 
+from trtsparse.builder.advanced import Advanced, apply_parser_flags
 from trtsparse.builder.capabilities import Capabilities
 from trtsparse.builder.logs import Log
 from trtsparse.builder.plan import FLAVOUR_NAMES
@@ -44,7 +45,9 @@ def create_network(trt: Any, builder: Any, capabilities: Capabilities, *, strong
     return builder.create_network(flags)
 
 
-def parse(trt: Any, network: Any, model: OnnxModel, logger: Any, log: Log, *, name: str) -> Parsed:
+def parse(
+    trt: Any, network: Any, model: OnnxModel, logger: Any, log: Log, *, name: str, settings: Advanced | None = None
+) -> Parsed:
     """Fill a network from a model.
 
     Args:
@@ -54,14 +57,18 @@ def parse(trt: Any, network: Any, model: OnnxModel, logger: Any, log: Log, *, na
         logger: For the parser.
         log: What the logger fills.
         name: What messages call the model.
+        settings: For the parser's flags.
 
     Raises:
         OperatorError: Nodes that the parser refuses; all of them are listed.
         ModelError: The parser refuses the model as a whole, or finds no outputs in it.
+        UnsupportedOptionError: This version lacks a flag.
     """
     flavour = FLAVOUR_NAMES[trt.__name__.partition(".")[0]]
     before = len(log.messages)
     parser = trt.OnnxParser(network, logger)
+    if settings is not None and settings.parser_flags:
+        apply_parser_flags(trt, parser, settings, version=Capabilities.of(trt).name)
     parsed = _feed(parser, model)
     errors = [parser.get_error(index) for index in range(parser.num_errors)]
     if not parsed or errors:

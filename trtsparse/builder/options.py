@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from trtsparse.builder.advanced import apply_advanced
+from trtsparse.builder.capabilities import Capabilities
 from trtsparse.builder.config import BuildConfig
 from trtsparse.builder.logs import Log
 from trtsparse.errors import ConfigError
@@ -45,6 +47,8 @@ def apply_options(trt: Any, builder: Any, config: Any, options: BuildConfig, fla
     if options.serialize_plugins:
         config.plugins_to_serialize = [os.fspath(plugin) for plugin in options.plugins]
     _set_targets(trt, config, options.compute_capabilities)
+    if options.advanced.given:
+        apply_advanced(trt, config, options.advanced, version=Capabilities.of(trt).name)
 
 
 def load_plugins(trt: Any, plugins: Sequence[str | os.PathLike[str]], log: Log) -> None:

@@ -11,7 +11,8 @@ import importlib
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from trtsparse._version import __version__
 from trtsparse.errors import TrtSparseError
@@ -23,6 +24,13 @@ _VERBS = {
     "prune": "make the weights 2:4 sparse by magnitude",
     "build": "build a TensorRT engine",
     "run": "run a plan or an ONNX model on given inputs",
+    "bench": "measure latency, throughput and energy of a plan or an ONNX model",
+    "compare": "measure dense against sparse, and say which to ship",
+    "trtexec": "do what NVIDIA's trtexec does, with its command line, on every TensorRT version",
+    "tune": "time dense and sparse kernels for a model's products on this GPU",
+    "explain": "say why each layer is or is not sparse, and what that gains",
+    "permute": "reorder channels so that pruning loses less",
+    "export-triton": "write a model repository for NVIDIA Triton Inference Server",
     "doctor": "say what is installed here, and what each part can do",
 }
 
@@ -37,6 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["trtexec"]:  # its words are read in trtexec's own way, not in argparse's
+        return _guarded(lambda: importlib.import_module("trtsparse.cli.trtexec").main(given[1:]))
     parser = argparse.ArgumentParser(
         prog="trtsparse", description="From an ONNX model to a TensorRT engine that uses Sparse Tensor Cores."
     )
@@ -45,14 +55,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     wanted = next((word for word in given if not word.startswith("-")), None)
     for verb, description in _VERBS.items():
         verb_parser = verbs.add_parser(verb, help=description, description=description.capitalize() + ".")
-        if verb == wanted:  # the other verbs' modules are not even imported
-            importlib.import_module(f"trtsparse.cli.{verb}").configure(verb_parser)
-    return _run(parser.parse_args(given))
+        if verb == wanted != "trtexec":  # the other verbs' modules are not even imported
+            _module(verb).configure(verb_parser)
+    options = parser.parse_args(given)
+    return _guarded(lambda: _module(options.verb).run(options))
 
 
-def _run(options: argparse.Namespace) -> int:
+def _module(verb: str) -> Any:
+    return importlib.import_module(f"trtsparse.cli.{verb.replace('-', '_')}")
+
+
+def _guarded(run: Callable[[], int]) -> int:
     try:
-        return int(importlib.import_module(f"trtsparse.cli.{options.verb}").run(options))
+        return int(run())
     except TrtSparseError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -1,0 +1,395 @@
+"""`trtexec`: a command line of NVIDIA's trtexec in, the same report and files out.
+
+What a run needs of numpy, ONNX, TensorRT is imported when the command line has been read, so that ``--help`` and
+errors in it answer at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trtsparse.errors import ConfigError, DeviceError, TrtSparseError, UnsupportedOptionError
+from trtsparse.trtexec.blocks import builds, option_blocks
+from trtsparse.trtexec.device import find_gpus, print_device
+from trtsparse.trtexec.help import help_text
+from trtsparse.trtexec.library import installed_library, library_like, library_of
+from trtsparse.trtexec.log import Library, Printer, Write, banner
+from trtsparse.trtexec.options import TrtexecOptions
+from trtsparse.trtexec.parse import parse
+from trtsparse.trtexec.words import in_flags
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from trtsparse.bench.records import Measurement
+    from trtsparse.builder.engine import BuiltEngine
+    from trtsparse.builder.plan import Flavour
+    from trtsparse.builder.report import BuildReport
+    from trtsparse.runtime.cuda import Cuda
+    from trtsparse.trtexec.infer import Loaded
+
+__all__ = ["TrtexecResult", "trtexec"]
+
+_GRAPH_LOST = (
+    "The specified --useCudaGraph flag has been ignored. The inference will be launched without using CUDA graph "
+    "launch."
+)
+_GRAPH_LOST_SINCE_11 = "CUDA graph capture failed. The inference will be launched without using CUDA graph."
+
+
+@dataclass(frozen=True)
+class TrtexecResult:
+    """What a run came to. Whatever was reached before an error is there.
+
+    Attributes:
+        exit_code: 0 passed, 1 failed, as trtexec's.
+        lines: The log, as it was printed.
+        library: The TensorRT that the banner names.
+        options: What was asked for; None where the command line could not be read.
+        build: How the engine was built; None where none was.
+        plan: The built plan; None where none was.
+        plan_path: Where it was saved.
+        measurement: None without inference.
+        layers: What the engine tells about its layers, JSON, where it was asked for.
+        files: The files that were written.
+        error: Why it failed.
+    """
+
+    exit_code: int
+    lines: tuple[str, ...] = field(repr=False)
+    library: Library = field(default_factory=Library)
+    options: TrtexecOptions | None = field(default=None, repr=False)
+    build: BuildReport | None = field(default=None, repr=False)
+    plan: bytes | None = field(default=None, repr=False)
+    plan_path: Path | None = None
+    measurement: Measurement | None = field(default=None, repr=False)
+    layers: str | None = field(default=None, repr=False)
+    files: tuple[Path, ...] = ()
+    error: Exception | None = None
+
+    @property
+    def passed(self) -> bool:
+        """The exit code is 0."""
+        return self.exit_code == 0
+
+    @property
+    def outputs(self) -> dict[str, np.ndarray]:
+        """The outputs of the last query; empty without inference."""
+        return dict(self.measurement.outputs) if self.measurement is not None else {}
+
+
+def trtexec(args: Sequence[str] | str, *, write: Write | None = None, cuda: str | Cuda = "auto") -> TrtexecResult:
+    """Do what a command line of trtexec says. Errors do not raise: they are in the log and in the result.
+
+    Args:
+        args: Without the program's name; a string is split as a shell does.
+        write: Gets each line of the log at once, as `trtsparse trtexec` prints it; None keeps them only.
+        cuda: The CUDA binding, as for `trtsparse.Session`.
+
+    Returns:
+        The exit code, the log, and what was built and measured.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C; the log ends with the banner FAILED.
+
+    Example:
+        >>> result = trtexec("--onnx=m.onnx --sparsty=enable")
+        >>> result.exit_code, result.error.fix
+        (1, 'did you mean --sparsity?')
+    """
+    argv = tuple(shlex.split(args)) if isinstance(args, str) else tuple(str(word) for word in args)
+    return _Run(argv, Printer(write), cuda).result()
+
+
+@dataclass
+class _Run:
+    """One run, and what it has come to so far."""
+
+    argv: tuple[str, ...]
+    out: Printer
+    cuda: str | Cuda
+    library: Library = field(default_factory=Library)
+    options: TrtexecOptions | None = None
+    built: BuiltEngine | None = None
+    plan_path: Path | None = None
+    measured: Measurement | None = None
+    layers: str | None = None
+    files: list[Path] = field(default_factory=list)
+    started: bool = False
+
+    def result(self) -> TrtexecResult:
+        """Run."""
+        error: Exception | None = None
+        passed = False
+        self.library = installed_library()
+        try:
+            passed = self._go()
+        except TrtSparseError as failure:
+            self._start()
+            self.out.error(in_flags(str(failure)))
+            error = failure
+        except KeyboardInterrupt:
+            self._start()
+            self.out.error("Interrupted")
+            self.out.plain(banner("FAILED", self.library, self.argv))
+            raise
+        except Exception as failure:
+            self._start()
+            if os.environ.get("TRTSPARSE_DEBUG"):
+                raise
+            self.out.error(
+                f"Uncaught exception detected: {type(failure).__name__}: {failure}\n"
+                "  to fix: this is a defect of trtsparse; run again with TRTSPARSE_DEBUG=1 and report the traceback"
+            )
+            error = failure
+        if not passed or not (self.options and self.options.help):  # after --help trtexec says nothing more
+            self.out.plain(banner("PASSED" if passed else "FAILED", self.library, self.argv))
+        return TrtexecResult(
+            exit_code=0 if passed else 1,
+            lines=tuple(self.out.lines),
+            library=self.library,
+            options=self.options,
+            build=self.built.report if self.built else None,
+            plan=self.built.plan if self.built else None,
+            plan_path=self.plan_path,
+            measurement=self.measured,
+            layers=self.layers,
+            files=tuple(self.files),
+            error=error,
+        )
+
+    def _start(self) -> None:
+        if not self.started:
+            self.started = True
+            self.out.plain(banner("RUNNING", self.library, self.argv))
+
+    def _go(self) -> bool:
+        options = self.options = parse(self.argv, installed=library_like(self.library))
+        if options.help:
+            self._start()
+            self.out.plain(help_text(options.policy))
+            return True
+        self.out.verbose = options.reporting.verbose
+        _check_engine(options)
+        flavour = self._import_library(options)
+        options = self.options
+        self._start()
+        for note in options.notes:
+            (self.out.warning if note.severity == "W" else self.out.info)(note.text)
+        if options.build.plan_version_only:
+            return self._print_plan_version(options)
+        self.out.info(option_blocks(options))
+        self.out.info(_policy_line(options))
+        _check_writable(options)
+        plan = self._get_plan(options, flavour)
+        if options.build.skip_inference:
+            if plan is not None and _wants_engine(options):
+                self._look_into(options, plan)
+            self.out.info("Skipped inference phase since --skipInference is added.")
+            return True
+        return self._infer(options, plan)
+
+    def _import_library(self, options: TrtexecOptions) -> Flavour:
+        """Import the TensorRT that this run needs; its own version counts, not what its package says."""
+        from trtsparse.builder.adapter import find_tensorrt
+        from trtsparse.builder.plan import read_header
+
+        load = options.build.load_engine
+        if load is not None:
+            flavour: Flavour | None = read_header(load).flavour
+            if options.build.plan_version_only:
+                return flavour or "tensorrt"
+        elif not builds(options):
+            return "tensorrt"
+        else:
+            flavour = None
+        found = library_of(find_tensorrt(flavour))
+        if found != self.library:
+            self.library = found
+            self.options = parse(self.argv, installed=library_like(found))
+        return "tensorrt_rtx" if found.name == "TensorRT-RTX" else "tensorrt"
+
+    def _print_plan_version(self, options: TrtexecOptions) -> bool:
+        from trtsparse.builder.plan import read_header
+
+        header = read_header(options.build.load_engine or "")
+        name, number = str(header).split(" ")
+        self.out.info(f"Plan was created with {name} version {number}")
+        return True
+
+    def _get_plan(self, options: TrtexecOptions, flavour: Flavour) -> bytes | str | None:
+        """Build or load; None where an ONNX model runs as it is."""
+        on_cpu = options.engine == "onnxruntime"
+        if on_cpu and (options.build.sparsity != "disable" or options.build.precision not in ("fp32", "tf32")):
+            self.out.warning(
+                "ONNX Runtime executes the model as it is stored: precision and sparsity act on plans only"
+            )
+        if on_cpu and not builds(options):
+            self.out.info(f"=== Device Information ===\nSelected Device: CPU ({os.cpu_count()} logical cores)")
+            self.out.info("No plan is built: ONNX Runtime executes the model, and --saveEngine asks for none.")
+            return None
+        found = self._find_device(options)
+        self.out.info()
+        self.out.info(f"{self.library.name} version: {'.'.join(map(str, self.library.version[:3]))}")
+        if options.build.load_engine is not None:
+            plan: bytes | str = self._load(options.build.load_engine, flavour)
+        else:
+            plan = self._build(options, flavour, found and not on_cpu)
+        runs_on_gpu = not on_cpu and (not options.build.skip_inference or _wants_engine(options))
+        if runs_on_gpu and not found and self.cuda == "auto":
+            raise _no_gpu(self.library)
+        return plan
+
+    def _find_device(self, options: TrtexecOptions) -> bool:
+        gpus = find_gpus()
+        found = print_device(self.out, gpus, device=options.system.device, listed=options.like > 8)
+        if gpus and not found:
+            raise DeviceError(
+                "there is no such GPU", where="--device", got=options.system.device, expected=f"0 to {len(gpus) - 1}"
+            )
+        return found
+
+    def _load(self, path: str, flavour: Flavour) -> str:
+        from trtsparse.builder.plan import check_matches, read_header
+
+        self.out.info(f"Loaded engine with size: {Path(path).stat().st_size / (1 << 20):.6g} MiB")
+        header = read_header(path)
+        check_matches(header, flavour, self.library.version, where=path, compatible=True)
+        return path
+
+    def _build(self, options: TrtexecOptions, flavour: Flavour, usable: bool) -> bytes:  # noqa: FBT001 - private
+        from trtsparse.builder.engine import report_path
+        from trtsparse.trtexec.build import build_plan
+
+        with self._on_device(options, usable=usable):
+            self.built = build_plan(options, self.out, flavour=flavour)
+        if options.build.save_engine:
+            self.plan_path = Path(options.build.save_engine)
+            self.files += [self.plan_path, report_path(self.plan_path)]
+        return self.built.plan
+
+    def _on_device(self, options: TrtexecOptions, *, usable: bool) -> contextlib.AbstractContextManager[None]:
+        """Build for the GPU that was named; the first one is current anyway."""
+        if not usable or options.system.device == 0:
+            return contextlib.nullcontext()
+        from trtsparse.runtime.cuda import current, open_cuda
+
+        return current(open_cuda(self.cuda, device=options.system.device))
+
+    def _look_into(self, options: TrtexecOptions, plan: bytes | str) -> None:
+        """What the engine tells, without running it."""
+        from trtsparse.trtexec.build import telling
+        from trtsparse.trtexec.infer import load_plan
+        from trtsparse.trtexec.outcome import print_engine, tell_layers
+
+        with (
+            telling(self.out),
+            contextlib.closing(load_plan(plan, options, self.out, cuda=self.cuda)) as loaded,
+            loaded.current(),
+        ):
+            self.layers = tell_layers(loaded, options.reporting, self.out, self.files)
+            print_engine(loaded, options.reporting, self.out)
+
+    def _infer(self, options: TrtexecOptions, plan: bytes | str | None) -> bool:
+        from trtsparse.trtexec.build import telling
+        from trtsparse.trtexec.infer import load_onnx, load_plan, time_deserialize
+
+        with telling(self.out):
+            if options.inference.time_deserialize:
+                if plan is None:
+                    raise UnsupportedOptionError("only plans are deserialized", where="--timeDeserialize")
+                time_deserialize(plan, options, self.out, cuda=self.cuda)
+                return True
+            if options.engine == "onnxruntime":
+                loaded = load_onnx(options.model.onnx or "", self.out)
+            else:
+                loaded = load_plan(plan or b"", options, self.out, cuda=self.cuda, model=_model(options))
+            with contextlib.closing(loaded):
+                return self._measure(options, loaded)
+
+    def _measure(self, options: TrtexecOptions, loaded: Loaded) -> bool:
+        from trtsparse.bench.measure import measure
+        from trtsparse.report.progress import progress_bar
+        from trtsparse.trtexec import outcome
+        from trtsparse.trtexec.infer import bench_options, make_feeds
+        from trtsparse.trtexec.report import print_performance
+
+        reporting, out = options.reporting, self.out
+        with loaded.current():
+            self.layers = outcome.tell_layers(loaded, reporting, out, self.files)
+            outcome.print_engine(loaded, reporting, out)
+        feeds = make_feeds(loaded, options, out)
+        if reporting.wants_profile and not options.policy.separate_profile_run:
+            out.info("Layers are timed in a run of their own, as with --separateProfileRun: both reports follow.")
+        out.info("Starting inference")
+        chosen = bench_options(options, on_gpu=loaded.cuda is not None)
+        with progress_bar("measuring") as progress:
+            self.measured = measured = measure(
+                loaded.runnable, feeds, options=chosen, cuda=loaded.cuda or "auto", progress=progress
+            )
+        if options.policy.graphs and loaded.cuda is not None and not measured.graphs:
+            out.warning(_GRAPH_LOST if options.like < 11 else _GRAPH_LOST_SINCE_11)
+        print_performance(out, measured, runs=reporting.average_runs, major=options.like)
+        outcome.report_outputs(measured, feeds, reporting, out, self.files)
+        outcome.report_layers(measured, reporting, out, self.files)
+        return outcome.check_accuracy(loaded, options.inference, out)
+
+
+def _check_engine(options: TrtexecOptions) -> None:
+    if options.engine == "cusparselt":
+        raise UnsupportedOptionError(
+            "models for cuSPARSELt are not measured here", where="--engine=cusparselt", fix="leave it out"
+        )
+    if options.engine == "onnxruntime" and options.build.load_engine:
+        raise ConfigError(
+            "ONNX Runtime cannot execute a plan", where="--engine=onnxruntime", got="--loadEngine", expected="--onnx"
+        )
+
+
+def _wants_engine(options: TrtexecOptions) -> bool:
+    reporting = options.reporting
+    return reporting.wants_layer_info or reporting.dump_optimization_profile or reporting.dump_refit
+
+
+def _policy_line(options: TrtexecOptions) -> str:
+    if options.engine == "onnxruntime":
+        return "Measured on the CPU: CUDA graph, data transfers and spin wait are about GPUs"
+    return str(options.policy)
+
+
+def _check_writable(options: TrtexecOptions) -> None:
+    """Before minutes of building, not after."""
+    from trtsparse.files.atomic import check_writable
+
+    reporting = options.reporting
+    paths = (
+        options.build.save_engine,
+        reporting.export_times,
+        reporting.export_output,
+        reporting.export_profile,
+        reporting.export_layer_info,
+    )
+    for path in paths:
+        if path is not None:
+            check_writable(path)
+
+
+def _no_gpu(library: Library) -> DeviceError:
+    return DeviceError(
+        "there is no GPU to run the engine on",
+        got="no GPU that CUDA can use",
+        expected=f"an NVIDIA GPU that the plan was built for, and {library}",
+        fix="--skipInference stops after the build; --onnx=<file> --engine=onnxruntime runs the model on the CPU",
+    )
+
+
+def _model(options: TrtexecOptions) -> Any:
+    from trtsparse.files.model import OnnxModel
+
+    return None if options.model.onnx is None or options.build.load_engine else OnnxModel.open(options.model.onnx)
