@@ -23,8 +23,8 @@ from tests.doubles.kernels import GpuKernels, KernelEngine
 from trtsparse.bench.measure import BenchOptions, measure
 from trtsparse.bench.records import Measurement
 from trtsparse.bench.statistics import summaries, throughput_qps
+from trtsparse.cuda.base import Cuda, open_cuda
 from trtsparse.errors import MissingDependencyError
-from trtsparse.runtime.cuda import Cuda, open_cuda
 
 CYCLES = 2_000_000  # about a millisecond
 ROUNDS, COUNT, SKIPPED, BATCH = 7, 200, 30, 10

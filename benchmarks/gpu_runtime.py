@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from _results import Benchmark, ratios
 
 from tests.doubles.kernels import GpuKernels, KernelEngine
-from trtsparse.runtime.cuda import Cuda, open_cuda
+from trtsparse.cuda.base import Cuda, open_cuda
 from trtsparse.runtime.options import SessionOptions
 from trtsparse.runtime.session import Session
 

@@ -12,7 +12,7 @@ import trtsparse
 
 PACKAGE = Path(trtsparse.__file__).parent
 FLOW = [
-    "files", "sparsity", "torch", "precision", "accuracy", "builder", "engines", "runtime", "tune", "bench", "report",
+    "files", "sparsity", "torch", "precision", "accuracy", "builder", "cuda", "tune", "engines", "runtime", "bench", "report",
     "trtexec", "triton", "cli",
 ]  # fmt: skip
 EVERYWHERE = {"errors", "_version"}

@@ -15,7 +15,7 @@ from tests.doubles import VERSIONS, installed
 from tests.doubles.cuda import MemoryCuda
 from trtsparse import BuildConfig, Profile, Session, build, prune
 from trtsparse.builder.plan import read_header
-from trtsparse.engines.driver import count_gpus
+from trtsparse.cuda.driver import count_gpus
 
 PROFILE = Profile.parse("x:1x64x8x8:4x64x8x8:8x64x8x8")
 REAL = [pytest.param(name, marks=pytest.mark.tensorrt) for name in ("tensorrt", "tensorrt_rtx")]

@@ -14,6 +14,8 @@ from tests.doubles.kernels import KernelEngine, MemoryKernels
 from trtsparse.bench import device
 from trtsparse.bench.measure import BenchOptions, measure
 from trtsparse.bench.statistics import summaries
+from trtsparse.cuda.cuda_pycuda import PyCuda
+from trtsparse.cuda.cuda_python import CudaPython
 from trtsparse.engines.tensorrt import TensorRTEngine
 from trtsparse.errors import (
     CudaError,
@@ -24,8 +26,6 @@ from trtsparse.errors import (
     ShapeError,
     UnsupportedOptionError,
 )
-from trtsparse.runtime.cuda_pycuda import PyCuda
-from trtsparse.runtime.cuda_python import CudaPython
 
 ORDERS = ("eager", "late", "shuffled")
 X = np.arange(256, dtype=np.float32).reshape(4, 64) - 100

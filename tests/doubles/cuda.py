@@ -1,6 +1,6 @@
 """CUDA on host memory, with streams that execute late and out of order. Tests only.
 
-`MemoryCuda` implements `trtsparse.runtime.cuda.Cuda`. It is stricter than a GPU: memory that was freed is poisoned at
+`MemoryCuda` implements `trtsparse.cuda.base.Cuda`. It is stricter than a GPU: memory that was freed is poisoned at
 once and watched, whatever the streams still hold; an address that is not inside a live allocation is refused; a call
 from a thread where the device was not made current is refused; a stream with work left may not be destroyed.
 
@@ -31,8 +31,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from trtsparse.cuda.base import stream_handle
 from trtsparse.errors import CudaError
-from trtsparse.runtime.cuda import stream_handle
 
 __all__ = ["MemoryCuda"]
 

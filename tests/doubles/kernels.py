@@ -19,10 +19,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from tests.doubles.cuda import WORK_MS, MemoryCuda
+from trtsparse.cuda.base import current
 from trtsparse.engines.device import Allocate, ProfileShapes, Shape
 from trtsparse.errors import EngineError
 from trtsparse.precision.specs import TensorSpec
-from trtsparse.runtime.cuda import current
 
 __all__ = ["GpuKernels", "KernelEngine", "MemoryKernels"]
 

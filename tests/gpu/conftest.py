@@ -18,10 +18,10 @@ import pytest
 from tests.doubles.bindings import installed_bindings, make_pycuda, make_runtime
 from tests.doubles.cuda import MemoryCuda
 from tests.doubles.kernels import GpuKernels, KernelEngine, MemoryKernels
+from trtsparse.cuda.base import open_cuda
+from trtsparse.cuda.cuda_pycuda import PyCuda
+from trtsparse.cuda.cuda_python import CudaPython
 from trtsparse.errors import DeviceError, MissingDependencyError
-from trtsparse.runtime.cuda import open_cuda
-from trtsparse.runtime.cuda_pycuda import PyCuda
-from trtsparse.runtime.cuda_python import CudaPython
 from trtsparse.runtime.options import SessionOptions
 from trtsparse.runtime.session import Session
 

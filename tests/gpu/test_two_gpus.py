@@ -7,8 +7,8 @@ import pytest
 
 from tests.doubles.kernels import GpuKernels, KernelEngine
 from tests.gpu.conftest import BINDINGS
+from trtsparse.cuda.base import current, open_cuda
 from trtsparse.errors import ConfigError, DeviceError, MissingDependencyError
-from trtsparse.runtime.cuda import current, open_cuda
 from trtsparse.runtime.options import SessionOptions
 from trtsparse.runtime.session import Session
 

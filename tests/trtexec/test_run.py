@@ -15,7 +15,7 @@ from tests.doubles.cuda import MemoryCuda
 from tests.helpers import matmul, random, sparse
 from trtsparse import Session
 from trtsparse.builder import build as builder
-from trtsparse.engines.driver import count_gpus
+from trtsparse.cuda.driver import count_gpus
 from trtsparse.errors import ConfigError, DeviceError, FeedError, MissingDependencyError
 from trtsparse.trtexec import infer
 from trtsparse.trtexec.parse import parse

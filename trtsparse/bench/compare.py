@@ -25,7 +25,7 @@ from trtsparse.precision.feeds import random_feeds
 from trtsparse.sparsity.prune import prune
 
 if TYPE_CHECKING:
-    from trtsparse.runtime.cuda import Cuda
+    from trtsparse.cuda.base import Cuda
 
 __all__ = ["ENGINES", "Comparison", "Side", "compare", "compare_engines"]
 

@@ -20,9 +20,9 @@ from trtsparse.bench.options import BenchOptions
 from trtsparse.bench.records import LayerTime, Measurement, Query
 from trtsparse.bench.statistics import wall_ms
 from trtsparse.bench.track import Origin, Times, Track, free_all
+from trtsparse.cuda.base import Cuda, current
 from trtsparse.engines.device import DeviceEngine
 from trtsparse.errors import DeviceError, FeedError, MissingDependencyError, UnsupportedOptionError
-from trtsparse.runtime.cuda import Cuda, current
 from trtsparse.runtime.feeds import FeedReader
 
 __all__ = ["measure_on_gpu"]

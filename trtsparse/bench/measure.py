@@ -20,7 +20,7 @@ from trtsparse.errors import ConfigError
 from trtsparse.runtime.session import Session
 
 if TYPE_CHECKING:
-    from trtsparse.runtime.cuda import Cuda
+    from trtsparse.cuda.base import Cuda
 
 __all__ = ["BenchOptions", "bench", "measure"]
 
@@ -72,7 +72,7 @@ def measure(
     if not isinstance(engine, DeviceEngine):
         return measure_on_cpu(engine, feeds, options=chosen, progress=progress)
     from trtsparse.bench.device import measure_on_gpu
-    from trtsparse.runtime.cuda import open_cuda
+    from trtsparse.cuda.base import open_cuda
 
     provider = open_cuda(cuda, device=engine.device)
     return measure_on_gpu(engine, feeds, options=chosen, cuda=provider, progress=progress)

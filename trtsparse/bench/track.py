@@ -13,10 +13,10 @@ from typing import NamedTuple
 import numpy as np
 
 from trtsparse.bench.options import BenchOptions
+from trtsparse.cuda.base import Cuda
 from trtsparse.engines.base import LayerTimes
 from trtsparse.engines.device import DeviceEngine, Shape
 from trtsparse.errors import CudaError, EngineError
-from trtsparse.runtime.cuda import Cuda
 from trtsparse.runtime.graphs import GraphCache
 from trtsparse.runtime.memory import host_view
 

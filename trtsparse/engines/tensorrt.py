@@ -17,10 +17,10 @@ from trtsparse.builder.adapter import find_tensorrt
 from trtsparse.builder.capabilities import Capabilities
 from trtsparse.builder.logs import Log, collecting
 from trtsparse.builder.plan import FLAVOUR_NAMES, PlanHeader, check_matches, read_header
+from trtsparse.cuda.driver import count_gpus
 from trtsparse.engines.base import LayerTimes
 from trtsparse.engines.callbacks import make_allocator, make_profiler, make_recorder
 from trtsparse.engines.device import Allocate, ProfileShapes, Shape
-from trtsparse.engines.driver import count_gpus
 from trtsparse.errors import DeviceError, EngineError, PlanError, UnsupportedOptionError
 from trtsparse.precision.specs import TensorSpec
 

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from trtsparse.cuda.base import Cuda, current
 from trtsparse.errors import ConfigError, DtypeError
 from trtsparse.runtime import dlpack
-from trtsparse.runtime.cuda import Cuda, current
 from trtsparse.runtime.memory import Block, host_view
 
 __all__ = ["ALIGNMENT", "DeviceArray", "Foreign", "foreign_array", "is_fitting", "unfit_reason"]

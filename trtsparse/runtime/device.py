@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from trtsparse.cuda.base import Cuda, current
 from trtsparse.engines.device import DeviceEngine
 from trtsparse.errors import ConfigError, DeviceError, FeedError, UnsupportedOptionError
 from trtsparse.runtime.arrays import Foreign, foreign_array, is_fitting
-from trtsparse.runtime.cuda import Cuda, current
 from trtsparse.runtime.feeds import FeedReader
 from trtsparse.runtime.lane import NO_COPIES, Copy, Lane, Resources, SharedScratch, attempt
 from trtsparse.runtime.lanes import Lanes

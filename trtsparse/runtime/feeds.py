@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from trtsparse.cuda.base import Cuda
 from trtsparse.engines.device import DeviceEngine, ProfileShapes
 from trtsparse.errors import FeedError, ShapeError
 from trtsparse.precision.specs import FeedChecker
 from trtsparse.runtime.arrays import Foreign, foreign_array
-from trtsparse.runtime.cuda import Cuda
 
 __all__ = ["FeedReader", "Key", "best_profiles"]
 

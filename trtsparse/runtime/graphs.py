@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 
-from trtsparse.runtime.cuda import Cuda
+from trtsparse.cuda.base import Cuda
 
 __all__ = ["GraphCache"]
 

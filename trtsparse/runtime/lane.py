@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from trtsparse.cuda.base import Cuda
 from trtsparse.engines.device import DeviceContext, DeviceEngine, Shape
 from trtsparse.errors import ConfigError, CudaError, EngineError
 from trtsparse.runtime.arrays import ALIGNMENT, Foreign, unfit_reason
-from trtsparse.runtime.cuda import Cuda
 from trtsparse.runtime.feeds import Key
 from trtsparse.runtime.graphs import GraphCache
 from trtsparse.runtime.memory import Block, Pool, host_view, pinned_address

@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from trtsparse.cuda.base import Cuda, current
 from trtsparse.errors import CudaError, EngineError
-from trtsparse.runtime.cuda import Cuda, current
 
 __all__ = ["Block", "Pool", "PoolStats", "host_array", "host_view", "pinned_address", "size_class"]
 

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from trtsparse.cuda.driver import count_gpus
 from trtsparse.engines import Engine, TensorSpec, engine_from, plan_header
 from trtsparse.engines.device import DeviceEngine
-from trtsparse.engines.driver import count_gpus
 from trtsparse.errors import ConfigError, DeviceError, EngineError, MissingDependencyError
 from trtsparse.runtime.host import HostRunner
 from trtsparse.runtime.memory import PoolStats
@@ -26,7 +26,7 @@ from trtsparse.runtime.requests import Request
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from trtsparse.runtime.cuda import Cuda
+    from trtsparse.cuda.base import Cuda
     from trtsparse.runtime.device import DeviceRunner
 
 __all__ = ["Session"]
@@ -103,7 +103,7 @@ class Session:
     def _open_on_gpu(
         self, source: Any, engine: str, *, threads: int | None, device: int | None, cuda: str | Cuda
     ) -> DeviceEngine:
-        from trtsparse.runtime.cuda import current, open_cuda
+        from trtsparse.cuda.base import current, open_cuda
         from trtsparse.runtime.device import DeviceRunner
 
         if threads is not None:

@@ -17,13 +17,13 @@ from trtsparse.builder.adapter import find_tensorrt
 from trtsparse.builder.logs import collecting
 from trtsparse.builder.options import load_plugins
 from trtsparse.builder.plan import read_header
+from trtsparse.cuda.base import Cuda, current, open_cuda
 from trtsparse.engines.onnxruntime import OnnxRuntimeEngine
 from trtsparse.engines.tensorrt import TensorRTEngine
 from trtsparse.errors import ConfigError, FeedError, UnsupportedOptionError
 from trtsparse.files.model import OnnxModel
 from trtsparse.precision.specs import TensorSpec, did_you_mean
 from trtsparse.precision.vocabulary import input_range
-from trtsparse.runtime.cuda import Cuda, current, open_cuda
 from trtsparse.trtexec.exports import dims
 from trtsparse.trtexec.log import Printer
 from trtsparse.trtexec.options import InferenceOptions, TrtexecOptions

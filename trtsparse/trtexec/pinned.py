@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from trtsparse.cuda.base import Cuda
 from trtsparse.engines.tensorrt import TensorRTContext, TensorRTEngine
 from trtsparse.errors import ConfigError
-from trtsparse.runtime.cuda import Cuda
 
 __all__ = ["PinnedEngine"]
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from trtsparse.builder.engine import BuiltEngine
     from trtsparse.builder.plan import Flavour
     from trtsparse.builder.report import BuildReport
-    from trtsparse.runtime.cuda import Cuda
+    from trtsparse.cuda.base import Cuda
     from trtsparse.trtexec.infer import Loaded
 
 __all__ = ["TrtexecResult", "trtexec"]
@@ -278,7 +278,7 @@ class _Run:
         """Build for the GPU that was named; the first one is current anyway."""
         if not usable or options.system.device == 0:
             return contextlib.nullcontext()
-        from trtsparse.runtime.cuda import current, open_cuda
+        from trtsparse.cuda.base import current, open_cuda
 
         return current(open_cuda(self.cuda, device=options.system.device))
 

@@ -8,10 +8,10 @@ import pytest
 
 from tests.doubles.bindings import installed_bindings, make_pycuda, make_runtime
 from tests.doubles.cuda import MemoryCuda
+from trtsparse.cuda.base import Cuda, current, open_cuda, stream_handle
+from trtsparse.cuda.cuda_pycuda import PyCuda
+from trtsparse.cuda.cuda_python import CudaPython
 from trtsparse.errors import ConfigError, CudaError, DeviceError, MissingDependencyError, UnsupportedOptionError
-from trtsparse.runtime.cuda import Cuda, current, open_cuda, stream_handle
-from trtsparse.runtime.cuda_pycuda import PyCuda
-from trtsparse.runtime.cuda_python import CudaPython
 
 
 def cuda_python(memory, **options):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from trtsparse.cuda.base import stream_handle
 from trtsparse.errors import CudaError, DeviceError, MissingDependencyError
-from trtsparse.runtime.cuda import stream_handle
 
 __all__ = ["CudaPython"]
 
@@ -21,7 +21,7 @@ _FIXES = {
 
 
 class CudaPython:
-    """One GPU through cuda-python; see `trtsparse.runtime.cuda.Cuda`, whose methods these are.
+    """One GPU through cuda-python; see `trtsparse.cuda.base.Cuda`, whose methods these are.
 
     Args:
         device: The GPU's number.

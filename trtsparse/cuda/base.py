@@ -152,8 +152,8 @@ def open_cuda(provider: str | Cuda = "auto", *, device: int = 0) -> Cuda:
         return provider
     if provider not in PROVIDERS:
         raise ConfigError("no such CUDA provider", where="cuda", got=repr(provider), expected=", ".join(PROVIDERS))
-    from trtsparse.runtime.cuda_pycuda import PyCuda
-    from trtsparse.runtime.cuda_python import CudaPython
+    from trtsparse.cuda.cuda_pycuda import PyCuda
+    from trtsparse.cuda.cuda_python import CudaPython
 
     choices: dict[str, type[PyCuda | CudaPython]] = {"cuda-python": CudaPython, "pycuda": PyCuda}
     if provider != "auto":

@@ -23,7 +23,7 @@ _DEFAULT_STREAMS = (0, 1)  # 0 is how PyCUDA and TensorRT, 1 how DLPack writes t
 
 
 class PyCuda:
-    """One GPU through PyCUDA; see `trtsparse.runtime.cuda.Cuda`, whose methods these are.
+    """One GPU through PyCUDA; see `trtsparse.cuda.base.Cuda`, whose methods these are.
 
     Args:
         device: The GPU's number.
