@@ -12,8 +12,8 @@ import trtsparse
 
 PACKAGE = Path(trtsparse.__file__).parent
 FLOW = [
-    "files", "sparsity", "torch", "precision", "accuracy", "builder", "cuda", "tune", "engines", "runtime", "bench", "report",
-    "trtexec", "triton", "cli",
+    "files", "sparsity", "torch", "precision", "accuracy", "builder", "cuda", "tune", "engines", "runtime", "bench",
+    "report", "trtexec", "triton", "cli",
 ]  # fmt: skip
 EVERYWHERE = {"errors", "_version"}
 HEAVY = {

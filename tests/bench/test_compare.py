@@ -99,7 +99,8 @@ def test_wrong_questions_are_refused():
     with pytest.raises(ConfigError) as caught:
         compare(model, engine="onnx")
     assert (
-        str(caught.value) == "no such engine\n  where: engine\n  got: 'onnx'\n  expected: 'tensorrt', 'onnxruntime'"
+        str(caught.value)
+        == "no such engine\n  where: engine\n  got: 'onnx'\n  expected: 'tensorrt', 'cusparselt', 'onnxruntime'"
     )
     with pytest.raises(ConfigError) as caught:
         compare(model, engine="onnxruntime", rounds=2)

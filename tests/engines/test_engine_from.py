@@ -85,7 +85,7 @@ def test_an_unknown_engine_is_refused():
     with pytest.raises(ConfigError) as caught:
         engine_from(MODEL, engine="tensorflow")
     assert str(caught.value) == (
-        "no such engine\n  where: engine\n  got: 'tensorflow'\n  expected: auto, onnxruntime, tensorrt"
+        "no such engine\n  where: engine\n  got: 'tensorflow'\n  expected: auto, onnxruntime, tensorrt, cusparselt"
     )
 
 

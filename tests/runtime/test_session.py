@@ -278,7 +278,7 @@ def test_an_onnx_model_has_no_gpu(options, where):
         Session(MODEL, **options)
     assert str(caught.value) == (
         f"an ONNX model is executed on the CPU\n  where: {where}\n"
-        "  to fix: build a plan of it for the GPU, or leave the option out"
+        "  to fix: build a plan of it for the GPU, take engine='cusparselt', or leave the option out"
     )
 
 

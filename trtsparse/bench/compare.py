@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["ENGINES", "Comparison", "Side", "compare", "compare_engines"]
 
 SCHEMA = "trtsparse.compare/1"
-ENGINES = ("tensorrt", "onnxruntime")
+ENGINES = ("tensorrt", "cusparselt", "onnxruntime")
 Model = str | os.PathLike[str] | bytes | Any
 Progress = Callable[[int, int], None]
 _CLEAR = 0.75  # share of the rounds that the sparse engine must win
@@ -141,7 +141,8 @@ def compare(
         config: How both are built with TensorRT, but for ``sparsity``; by default FP16.
         feeds: A numpy array for each input; by default random.
         shapes: Of random inputs.
-        engine: "tensorrt", or "onnxruntime" for the CPU, which has no sparse kernels.
+        engine: "tensorrt"; "cusparselt", which takes FP16 and BF16; or "onnxruntime" for the CPU, which has no sparse
+            kernels.
         rounds: How often each is measured.
         options: How each round is measured; by default half a second.
         progress: Called with the rounds done and in all.
@@ -175,7 +176,11 @@ def _load(
         from trtsparse.builder.build import build
 
         source = build(model, config, samples=[feeds]).plan
-    return stack.enter_context(Session(source, engine=engine)).engine
+    elif engine == "cusparselt":
+        from trtsparse.engines.cusparselt.engine import CusparseltEngine
+
+        source = CusparseltEngine(model, precision=config.precision)
+    return stack.enter_context(Session(source, engine=engine if source is model else "auto")).engine
 
 
 def compare_engines(

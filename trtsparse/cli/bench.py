@@ -36,7 +36,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--shapes", metavar="NAME:1x3x224x224,...", help="shapes of inputs, which are random otherwise"
     )
-    parser.add_argument("--engine", default="auto", choices=("auto", "onnxruntime", "tensorrt"), help="default: auto")
+    parser.add_argument(
+        "--engine", default="auto", choices=("auto", "onnxruntime", "tensorrt", "cusparselt"), help="default: auto"
+    )
     parser.add_argument("--device", type=int, metavar="N", help="the GPU's number, for a plan (default: 0)")
     parser.add_argument(
         "--cuda", default="auto", choices=("auto", "cuda-python", "pycuda"), help="the CUDA binding (default: auto)"

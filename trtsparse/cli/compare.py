@@ -20,7 +20,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", default="fp16", help="of both, as in `trtsparse build` (default: fp16)")
     parser.add_argument("--shapes", metavar="NAME:1x3x224x224,...", help="shapes of the inputs, which are random")
     parser.add_argument(
-        "--engine", default="tensorrt", choices=("tensorrt", "onnxruntime"), help="default: tensorrt, on a GPU"
+        "--engine", default="tensorrt", choices=("tensorrt", "cusparselt", "onnxruntime"), help="default: tensorrt"
     )
     parser.add_argument("--rounds", type=int, default=7, metavar="N", help="how often each is measured (default: 7)")
     parser.add_argument(

@@ -20,7 +20,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--random", action="store_true", help="random arrays for the inputs that are not given")
     parser.add_argument("--shapes", metavar="NAME:1x3x224x224,...", help="shapes of random inputs")
-    parser.add_argument("--engine", default="auto", choices=("auto", "onnxruntime", "tensorrt"), help="default: auto")
+    parser.add_argument(
+        "--engine", default="auto", choices=("auto", "onnxruntime", "tensorrt", "cusparselt"), help="default: auto"
+    )
     parser.add_argument("-o", "--output", metavar="OUT.npz", help="write the outputs' arrays")
     shared.add_json(parser)
 

@@ -11,12 +11,13 @@ from typing import Any
 
 from trtsparse.builder.plan import PlanHeader, read_header
 from trtsparse.engines.base import Engine, TensorSpec
+from trtsparse.engines.cusparselt.saved import is_saved
 from trtsparse.engines.device import DeviceEngine
 from trtsparse.errors import ConfigError
 
-__all__ = ["DeviceEngine", "Engine", "TensorSpec", "engine_from", "plan_header"]
+__all__ = ["ENGINES", "DeviceEngine", "Engine", "TensorSpec", "engine_from", "needs_gpu", "plan_header"]
 
-_CHOICES = ("auto", "onnxruntime", "tensorrt")
+ENGINES = ("auto", "onnxruntime", "tensorrt", "cusparselt")
 _PLAN_MAGICS = (b"ftrt", b"vtrt")
 
 
@@ -30,14 +31,15 @@ def engine_from(
     """Load a model with the library that can execute it, recognised by its content.
 
     Args:
-        source: An ONNX model (a path, bytes, a ModelProto or an OnnxModel), or a plan of TensorRT or TensorRT-RTX (a
-            path or bytes).
-        engine: "auto", "onnxruntime" for an ONNX model, or "tensorrt" for a plan.
+        source: An ONNX model (a path, bytes, a ModelProto or an OnnxModel), a plan of TensorRT or TensorRT-RTX (a
+            path or bytes), or the path of a saved cusparselt engine.
+        engine: "auto"; "onnxruntime" for an ONNX model on the CPU; "cusparselt" for one on a GPU without TensorRT;
+            "tensorrt" for a plan.
         threads: As in `trtsparse.engines.onnxruntime.OnnxRuntimeEngine`.
-        device: The number of the GPU that is current in this thread; for a plan.
+        device: The number of the GPU that is current in this thread; where one is needed.
 
     Returns:
-        An engine that works in host memory for an ONNX model, one on the GPU for a plan.
+        An engine that works in host memory for an ONNX model in ONNX Runtime, else one on the GPU.
 
     Raises:
         ConfigError: ``engine`` is unknown, or cannot execute what ``source`` holds.
@@ -47,13 +49,13 @@ def engine_from(
         EngineError: The library does not load the model.
         MissingDependencyError: The library is not installed.
     """
-    if engine not in _CHOICES:
-        raise ConfigError("no such engine", where="engine", got=repr(engine), expected=", ".join(_CHOICES))
+    if engine not in ENGINES:
+        raise ConfigError("no such engine", where="engine", got=repr(engine), expected=", ".join(ENGINES))
     header = plan_header(source)
     if header is not None:
-        if engine == "onnxruntime":
+        if engine in ("onnxruntime", "cusparselt"):
             raise ConfigError(
-                "ONNX Runtime cannot execute a plan",
+                f"{'ONNX Runtime' if engine == 'onnxruntime' else 'this engine'} cannot execute a plan",
                 where="engine",
                 got=f"a plan of {header}",
                 expected="an ONNX model",
@@ -70,9 +72,20 @@ def engine_from(
             expected="a plan",
             fix="build a plan of the model first",
         )
+    if needs_gpu(source, engine):
+        from trtsparse.engines.cusparselt.engine import CusparseltEngine
+
+        return CusparseltEngine(source, device=device)
     from trtsparse.engines.onnxruntime import OnnxRuntimeEngine
 
     return OnnxRuntimeEngine(source, threads=threads)
+
+
+def needs_gpu(source: object, engine: str) -> bool:
+    """Whether `engine_from` would give an engine on a GPU."""
+    if engine == "cusparselt" or plan_header(source) is not None:
+        return True
+    return engine == "auto" and isinstance(source, (str, os.PathLike)) and is_saved(source)
 
 
 def plan_header(source: object) -> PlanHeader | None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from trtsparse.cuda.driver import count_gpus
-from trtsparse.engines import Engine, TensorSpec, engine_from, plan_header
+from trtsparse.engines import Engine, TensorSpec, engine_from, needs_gpu, plan_header
 from trtsparse.engines.device import DeviceEngine
 from trtsparse.errors import ConfigError, DeviceError, EngineError, MissingDependencyError
 from trtsparse.runtime.host import HostRunner
@@ -39,18 +39,18 @@ _owners_lock = threading.Lock()
 class Session:
     """A loaded model that checks what it is fed. Any number of threads may use it at once.
 
-    An ONNX model runs on the CPU, a plan on a GPU. Inputs are numpy arrays, or arrays of PyTorch, CuPy, PyCUDA, JAX
-    or whatever implements ``__dlpack__`` or ``__cuda_array_interface__``; on the GPU those are used in place when
-    they are contiguous, on the session's GPU and at a multiple of 256 bytes. What the producer of an array has
-    enqueued on its stream is waited for, on the GPU.
+    An ONNX model runs on the CPU, or with ``engine="cusparselt"`` on a GPU, as a plan does. Inputs are numpy arrays,
+    or arrays of PyTorch, CuPy, PyCUDA, JAX or whatever implements ``__dlpack__`` or ``__cuda_array_interface__``; on
+    the GPU those are used in place when they are contiguous, on the session's GPU and at a multiple of 256 bytes.
+    What the producer of an array has enqueued on its stream is waited for, on the GPU.
 
     Args:
         source: An ONNX model: a path (needed for external data), bytes, a ModelProto or an OnnxModel; a plan: a path
             or bytes; or an engine. Several sessions may share one engine: the last one closed closes it.
-        engine: "auto", "onnxruntime" or "tensorrt".
+        engine: "auto", "onnxruntime", "tensorrt" or "cusparselt"; see `trtsparse.engines.engine_from`.
         threads: Of the CPU within one operator; by default as many as there are cores.
-        device: The GPU's number, by default 0; for a plan only.
-        cuda: The CUDA binding: "auto", "cuda-python" or "pycuda" (which has no CUDA graphs); for a plan only.
+        device: The GPU's number, by default 0; where there is one.
+        cuda: The CUDA binding: "auto", "cuda-python" or "pycuda" (which has no CUDA graphs).
         options: How to use the GPU, and how many requests at once.
 
     Raises:
@@ -82,14 +82,14 @@ class Session:
         self._tasks: ThreadPoolExecutor | None = None
         loaded: Engine | DeviceEngine
         on_host = isinstance(source, Engine)
-        if isinstance(source, DeviceEngine) or (not on_host and plan_header(source) is not None):
+        if isinstance(source, DeviceEngine) or (not on_host and needs_gpu(source, engine)):
             loaded = self._open_on_gpu(source, engine, threads=threads, device=device, cuda=cuda)
         else:
             if device is not None or cuda != "auto":
                 raise ConfigError(
                     "an ONNX model is executed on the CPU",
                     where="cuda" if device is None else "device",
-                    fix="build a plan of it for the GPU, or leave the option out",
+                    fix="build a plan of it for the GPU, take engine='cusparselt', or leave the option out",
                 )
             opened: Any = source if on_host else engine_from(source, engine=engine, threads=threads)
             loaded = opened

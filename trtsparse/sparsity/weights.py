@@ -20,7 +20,7 @@ from trtsparse.files.tensor import TensorRef, dtype_name
 from trtsparse.sparsity.pattern import TWO_FOUR, Pattern
 from trtsparse.sparsity.trace import Constant, Quantization, Scope, subgraphs, trace
 
-__all__ = ["WEIGHT_INPUTS", "WeightSite", "find_sites"]
+__all__ = ["WEIGHT_INPUTS", "WeightSite", "find_sites", "with_shapes"]
 
 _NO_SPARSE_KERNEL = {
     "ConvTranspose": "ConvTranspose: TensorRT is not known to use sparse kernels for it",
@@ -113,11 +113,11 @@ def find_sites(
         ('w', 0, 64, True)
     """
     check(model, allow_unknown_operators=allow_unknown_operators)
-    proto = _with_shapes(model.proto, shapes or {}, model.name)
+    proto = with_shapes(model.proto, shapes or {}, model.name)
     return tuple(_walk(model, Scope(proto.graph), pattern))
 
 
-def _with_shapes(proto: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]], name: str) -> onnx.ModelProto:
+def with_shapes(proto: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]], name: str) -> onnx.ModelProto:
     """The skeleton with functions inlined, given input shapes set, and all shapes inferred that can be."""
     if proto.functions:
         proto = _inlined(proto, name)

@@ -12,7 +12,7 @@ __all__: list[str] = []
 def _silu(_node: Node) -> Step:
     from torch.nn import functional
 
-    return functional.silu  # type: ignore[no-any-return]
+    return functional.silu  # type: ignore[no-any-return,unused-ignore]
 
 
 @operator("RmsNorm")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from trtsparse.engines.cusparselt.graph import Graph, Node
 from trtsparse.engines.cusparselt.operators import OPERATORS, Tensor
 from trtsparse.errors import EngineError, ModelError
 
-__all__ = ["Linear", "Program", "check_operators"]
+__all__ = ["Linear", "Program", "check_operators", "to_tensor"]
 
 Shapes = tuple[tuple[int, ...], ...]
 Linear = Callable[[Tensor], Tensor]
@@ -25,6 +26,16 @@ _HOST_INPUTS = {
     "Range": (0, 1, 2), "ReduceSum": (1,), "ReduceMean": (1,), "ReduceMax": (1,), "ReduceMin": (1,), "ReduceL2": (1,),
 }  # fmt: skip
 _HOST_OUTPUTS = {"Shape", "Size"}
+
+
+def to_tensor(array: np.ndarray) -> Tensor:
+    """A copy on the CPU, of the types too that numpy knows by ml_dtypes only."""
+    import torch
+
+    whole = np.array(array, order="C")
+    if array.dtype.name == "bfloat16":
+        return torch.from_numpy(whole.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(whole)
 
 
 def check_operators(graph: Graph) -> None:
@@ -106,10 +117,11 @@ class Program:
         self.graph, self.device, self.floating = graph, torch.device(device), floating
         self._constants: dict[tuple[str, bool], Tensor] = {}
         self._moved: dict[tuple[Shapes, str], Tensor] = {}
+        self._on_host: set[str] = set()
         self.steps = self._plan(linear)
 
     def _plan(self, linear: Callable[[Node, np.ndarray, np.ndarray | None], Linear]) -> list[_Step]:
-        graph, on_host, steps = self.graph, set[str](), []
+        graph, on_host, steps = self.graph, self._on_host, []
         last = {value: node for node in graph.nodes for value in node.inputs}
         outputs = set(graph.outputs)
         for node in graph.nodes:
@@ -157,26 +169,23 @@ class Program:
         found = self._constants.get((name, host))
         if found is None:
             array = self.graph.constants[name]
-            found = self._tensor(array)
-            if not host:
-                if self.floating is not None and found.dtype == self._torch.float32:
-                    found = found.to(self.floating)
-                found = found.to(self.device)
-            self._constants[name, host] = found
+            found = to_tensor(array)
+            self._constants[name, host] = found = found if host else self._on_device(found)
         return found
 
-    def _tensor(self, array: np.ndarray) -> Tensor:
-        if array.dtype.name == "bfloat16":
-            return self._torch.from_numpy(array.view(np.int16).copy()).view(self._torch.bfloat16)
-        if array.dtype.name.startswith("float8_e4m3"):
-            return self._torch.from_numpy(array.view(np.uint8).copy()).view(self._torch.float8_e4m3fn)
-        return self._torch.from_numpy(np.array(array, order="C"))
+    def _on_device(self, value: Tensor) -> Tensor:
+        if self.floating is not None and value.dtype == self._torch.float32:
+            value = value.to(self.floating)
+        return value.to(self.device)
 
-    def __call__(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+    def __call__(
+        self, inputs: Sequence[Tensor], *, watch: Callable[[str, Callable[[], Any]], Any] | None = None
+    ) -> list[Tensor]:
         """Execute once.
 
         Args:
             inputs: In the order of the graph's inputs, on the device.
+            watch: Called instead of each step that is not about shapes, with its name and what executes it.
 
         Returns:
             The outputs, in order; their memory is PyTorch's.
@@ -187,11 +196,13 @@ class Program:
         shapes = tuple(tuple(value.shape) for value in inputs)
         values: dict[str, Tensor] = {}
         for name, value in zip(self.graph.inputs, inputs, strict=True):
-            floats = self.floating is not None and value.dtype == self._torch.float32
-            values[name] = value.to(self.floating) if floats else value
+            values[name] = self._on_device(value)
         for step in self.steps:
+            work = partial(step.compute, *self._arguments(step, values, shapes))
             try:
-                found = step.compute(*self._arguments(step, values, shapes))
+                found = work() if watch is None or step.on_host else watch(step.node.name, work)
+            except EngineError:
+                raise
             except (RuntimeError, ValueError, IndexError, TypeError, NotImplementedError) as error:
                 raise EngineError(
                     "a step failed",
@@ -213,11 +224,11 @@ class Program:
         value = values.get(name)
         if value is None:
             return self._constants[name, host]
-        if host or value.device == self.device:
+        if host or name not in self._on_host:
             return value
         moved = self._moved.get((shapes, name))  # of these shapes it is always the same
         if moved is None:
-            moved = self._moved[shapes, name] = value.to(self.device)
+            moved = self._moved[shapes, name] = self._on_device(value)
         return moved
 
     def _output(self, values: dict[str, Tensor], name: str, shapes: Shapes) -> Tensor:

@@ -1,0 +1,128 @@
+"""The cusparselt engine on a real GPU: values against ONNX Runtime, through sessions and by itself."""
+
+import numpy as np
+import pytest
+
+import models
+from tests.gpu.conftest import gpu_world
+from trtsparse.engines.cusparselt.engine import CusparseltEngine
+from trtsparse.engines.onnxruntime import OnnxRuntimeEngine
+from trtsparse.precision.feeds import random_feeds
+from trtsparse.runtime.options import SessionOptions
+from trtsparse.runtime.session import Session
+from trtsparse.sparsity.prune import prune
+from trtsparse.tune.gemm import Gemm
+from trtsparse.tune.result import Kernel
+
+torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.gpu
+SMALL = {"layers": 2, "hidden": 256, "heads": 4, "intermediate": 512}
+CASES = [
+    ("mlp", {"widths": (256, 512, 64)}, {"input": (24, 256)}),
+    ("llm-block", {"hidden": 256, "intermediate": 512}, None),
+    ("bert-base", {**SMALL, "vocabulary": 99}, {"input_ids": (8, 32)}),
+    ("bert-base", {**SMALL, "vocabulary": 99, "mask": True}, None),
+    ("vit-base", {**SMALL, "image_size": 64, "num_classes": 16}, None),
+    ("resnext50", {"width": 16, "image_size": 64, "num_classes": 16}, None),
+]
+
+
+def session(engine, **options):
+    return Session(engine, cuda=gpu_world("cuda-python").cuda, options=SessionOptions(**options))
+
+
+def sparse_kernel(gemm: Gemm, fits: bool):  # noqa: FBT001 - as the engine calls it
+    """The library's first configuration, whether it is fast or not; it has none for a few rows."""
+    return Kernel("sparse", "config 0", {"config": 0}, 1, 1, 1, 0, 0) if fits and gemm.m >= 16 else None
+
+
+def close(found, right, tolerance):
+    scale = max(float(np.abs(right).max()), 1e-2)
+    assert float(np.abs(found - right).max()) <= tolerance * scale
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+@pytest.mark.parametrize(("name", "options", "shapes"), CASES)
+def test_models_give_what_onnx_runtime_gives_within_sixteen_bits(name, options, shapes, precision):
+    model = prune(models.get(name, **options)).model
+    engine = CusparseltEngine(model, precision=precision, choose=sparse_kernel)
+    with session(engine) as opened:
+        for feeds in random_feeds(model, shapes=shapes, count=3):
+            right = OnnxRuntimeEngine(model).run(feeds)
+            for _ in range(3):
+                found = opened.run(feeds)
+                for output, values in right.items():
+                    close(found[output], values, 0.02 if precision == "fp16" else 0.1)
+    assert any(used.kernel is not None for used in engine.used)
+
+
+@pytest.mark.parametrize(
+    ("package", "name", "shapes"),
+    [("magika", "magika", {"bytes": (4, 2048)}), ("rapidocr", "ppocr-rec", None), ("rapidocr", "ppocr-det", None)],
+)
+def test_real_networks_run_with_sparse_kernels_where_they_fit(package, name, shapes):
+    pytest.importorskip(package)
+    model = prune(models.get(name)).model
+    engine = CusparseltEngine(model, precision="fp16", choose=sparse_kernel)
+    feeds = random_feeds(model, shapes=shapes)[0]
+    right = OnnxRuntimeEngine(model).run(feeds)
+    with session(engine) as opened:
+        for output, values in opened.run(feeds).items():
+            close(values, right[output], 0.05)
+    assert any(used.kernel is not None for used in engine.used)
+
+
+def test_a_saved_engine_gives_the_same_without_choosing_again(tmp_path):
+    model = prune(models.get("bert-base", **SMALL, vocabulary=99)).model
+    feeds = random_feeds(model, shapes={"input_ids": (4, 16)})[0]
+    engine = CusparseltEngine(model, precision="fp16", choose=sparse_kernel)
+    with session(engine) as opened:
+        before = opened.run(feeds)
+        engine.save(tmp_path / "bert.trtsparse")
+    with session(CusparseltEngine(tmp_path / "bert.trtsparse")) as opened:
+        after = opened.run(feeds)
+        assert opened.engine.precision == "fp16"
+        assert [used.kernel for used in opened.engine.used] == [used.kernel for used in engine.used]
+    for name, values in before.items():
+        np.testing.assert_array_equal(after[name], values)
+
+
+def test_shapes_come_and_go_and_requests_overlap():
+    model = prune(models.get("bert-base", **SMALL, vocabulary=99)).model
+    reference = OnnxRuntimeEngine(model)
+    with session(CusparseltEngine(model, precision="fp16", choose=sparse_kernel), contexts=3) as opened:
+        feeds = [random_feeds(model, shapes={"input_ids": (1 + i % 4, 8 + i % 5)}, seed=i)[0] for i in range(40)]
+        requests = [opened.submit(feed) for feed in feeds]
+        for feed, request in zip(feeds, requests, strict=True):
+            found = request.result()
+            for output, values in reference.run(feed).items():
+                close(found[output], values, 0.02)
+
+
+def test_an_execution_can_be_timed_step_by_step():
+    model = models.get("mlp", widths=(256, 512, 512, 64))
+    engine = CusparseltEngine(model)
+    with session(engine) as opened:
+        feeds = random_feeds(model)[0]
+        opened.run(feeds)
+    cuda = gpu_world("cuda-python").cuda
+    token = cuda.enter()
+    try:
+        context, stream = engine.create_context(profile=0, stream=0, own_scratch=True), cuda.create_stream()
+        shapes = {name: value.shape for name, value in feeds.items()}
+        outputs = context.set_inputs(shapes, {})
+        addresses = {}
+        for spec, shape in [(s, shapes[s.name]) for s in engine.inputs] + [
+            (s, outputs[s.name]) for s in engine.outputs
+        ]:
+            addresses[spec.name] = cuda.allocate(int(np.prod(shape)) * spec.dtype.itemsize)
+            context.set_address(spec.name, addresses[spec.name])
+        times = context.execute_profiled(stream)
+        assert len(times) == 3
+        assert all(ms > 0 for _, ms in times)
+        for address in addresses.values():
+            cuda.free(address)
+        cuda.destroy_stream(stream)
+        context.close()
+    finally:
+        cuda.leave(token)

@@ -1,0 +1,31 @@
+"""The cusparselt engine as users open it: kernels are tuned when a shape is first executed, and kept."""
+
+import numpy as np
+import pytest
+
+import models
+from tests.gpu.conftest import gpu_world
+from trtsparse.engines.onnxruntime import OnnxRuntimeEngine
+from trtsparse.precision.feeds import random_feeds
+from trtsparse.runtime.session import Session
+from trtsparse.sparsity.prune import prune
+
+pytest.importorskip("torch")
+pytestmark = pytest.mark.gpu
+
+
+def test_products_are_tuned_once_and_give_what_onnx_runtime_gives(tmp_path, monkeypatch):
+    gpu_world("cuda-python")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    model = prune(models.get("mlp", widths=(1024, 2048, 1024))).model
+    feeds = random_feeds(model, shapes={"input": (4096, 1024)})[0]
+    right = OnnxRuntimeEngine(model).run(feeds)
+    seen = []
+    for _ in range(2):
+        with Session(model, engine="cusparselt") as session:
+            for name, values in session.run(feeds).items():
+                scale = float(np.abs(right[name]).max())
+                assert float(np.abs(values - right[name]).max()) <= 0.05 * scale
+            seen.append([used.kernel for used in session.engine.used])
+    assert all(kernel is not None for kernel in seen[0])
+    assert seen[0] == seen[1]  # from the cache

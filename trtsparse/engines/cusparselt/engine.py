@@ -1,0 +1,408 @@
+"""The engine: a model in PyTorch, cuSPARSELt and cuBLASLt on one GPU, each shape captured in a CUDA graph."""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+
+from trtsparse.engines.cusparselt.graph import read_graph
+from trtsparse.engines.cusparselt.operators import Tensor
+from trtsparse.engines.cusparselt.patterns import fuse
+from trtsparse.engines.cusparselt.products import Choose, Products, Used
+from trtsparse.engines.cusparselt.program import Program, Shapes, check_operators
+from trtsparse.engines.cusparselt.saved import Saved, is_saved, read_saved, write_saved
+from trtsparse.engines.device import Allocate, ProfileShapes, Shape
+from trtsparse.errors import ConfigError, DeviceError, EngineError, MissingDependencyError, UnsupportedOptionError
+from trtsparse.files.model import OnnxModel
+from trtsparse.precision.half import to_half
+from trtsparse.precision.specs import TensorSpec, input_specs, output_specs
+from trtsparse.tune import dense, sparse
+from trtsparse.tune.choose import Chooser
+
+__all__ = ["CusparseltEngine"]
+
+_LARGEST_DIM = 65536
+_USUAL_DIM = 16
+_GRAPHS = 8  # shapes whose graphs a context keeps
+_OLDEST = (8, 0)  # the first GPUs with Sparse Tensor Cores
+
+
+class CusparseltEngine:
+    """An ONNX model on an NVIDIA GPU without TensorRT; see `trtsparse.engines.device.DeviceEngine`.
+
+    Eligible products run by the kernel that ``choose`` names, everything else by PyTorch. Inputs and outputs keep the
+    model's types.
+
+    Args:
+        source: A path, bytes, a ModelProto or an OnnxModel, or the path of a saved engine.
+        device: The GPU's number.
+        precision: "bf16": float32 values are computed in bfloat16. "fp16": the model is converted first by
+            `trtsparse.precision.half.to_half`, which leaves in float32 what would overflow. "typed": as the model is.
+            By default what the saved engine has, else bf16.
+        choose: The kernel for each product. By default what a saved engine brings; for others the fastest one,
+            measured when a shape is first executed, and kept in the user's cache.
+
+    Raises:
+        ModelError: The model has operators that are not executed here; all of them are named.
+        ConfigError: Another precision.
+        DeviceError: There is no such GPU, or it is older than Ampere.
+        MissingDependencyError: PyTorch is not installed.
+    """
+
+    name = "cusparselt"
+    shape_inputs: frozenset[str] = frozenset()
+    exclusive_profiles = False
+    can_capture = False  # a context captures graphs of its own
+
+    def __init__(
+        self,
+        source: str | os.PathLike[str] | bytes | onnx.ModelProto | OnnxModel,
+        *,
+        device: int = 0,
+        precision: str | None = None,
+        choose: Choose | None = None,
+    ) -> None:
+        saved = read_saved(source) if isinstance(source, (str, os.PathLike)) and is_saved(source) else None
+        model = OnnxModel.open(source) if saved is None else saved.model
+        self.precision = precision or ("bf16" if saved is None else saved.precision)
+        check_operators(fuse(read_graph(model)))  # before anything that takes long
+        torch = _torch_with_gpu(device)
+        if self.precision == "fp16" and saved is None:
+            model = to_half(model, precision="fp16").model
+        floating = _floating(torch, self.precision)
+        self.device, self._model, self._name = device, model, model.name
+        self.inputs: tuple[TensorSpec, ...] = input_specs(model)
+        self.outputs: tuple[TensorSpec, ...] = output_specs(model)
+        self.profiles: tuple[ProfileShapes, ...] = ({spec.name: _range(spec) for spec in self.inputs},)
+        self.lock = threading.Lock()
+        place = torch.device("cuda", device)
+        usable = saved if saved is not None and self._fits(saved) else None
+        self.products = Products(
+            place,
+            floating,
+            choose or (usable.choose if usable is not None else Chooser()),
+            compressed=None if usable is None else usable.weights,
+        )
+        graph = fuse(read_graph(model))
+        self.program = Program(graph, device=str(place), floating=floating, linear=self.products)
+        self._layouts: dict[Shapes, dict[str, Shape]] = {}
+
+    def _fits(self, saved: Saved) -> bool:
+        """Whether a saved engine's kernels are for this GPU and these libraries; warns where they are not."""
+        fits = saved.made_on == made_on(self.device) and saved.precision == self.precision
+        if not fits:
+            warnings.warn(
+                f"the kernels in {saved.model.name} were chosen for {dict(saved.made_on)} in {saved.precision}: "
+                "they are chosen anew",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+        return fits
+
+    @property
+    def description(self) -> str:
+        """The model, how it is computed, and how many products are sparse."""
+        count = sum(used.kernel is not None and used.kernel.kind == "sparse" for used in self.used)
+        products = f"{count} of {len(self.used)} products sparse"
+        return f"{self._name} in {self.precision} on GPU {self.device}, {products}"
+
+    @property
+    def used(self) -> tuple[Used, ...]:
+        """The kernel of each product, once a shape was executed."""
+        return self.products.used
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model, the kernels in use and the compressed weights to one file.
+
+        Only shapes that were executed are in it. On another GPU, or with other libraries, the file is an ONNX model
+        whose kernels are chosen anew.
+
+        Raises:
+            OutputError: It cannot be written.
+        """
+        kernels = {used.gemm.key: used.kernel for used in self.used}
+        found = Saved(self._model, self.precision, kernels, self.products.compressed(), made_on(self.device))
+        write_saved(path, found)
+
+    def layout(self, shapes: Shapes) -> dict[str, Shape]:
+        """The outputs' shapes, found out by executing once on zeros, which libraries want before a capture anyway.
+
+        Raises:
+            EngineError: A step does not take the shapes.
+        """
+        torch = _torch()
+        with self.lock:
+            found = self._layouts.get(shapes)
+            if found is None:
+                with torch.inference_mode(), torch.cuda.device(self.device):
+                    outputs = self.program(self.zeros(shapes))
+                    torch.cuda.synchronize()
+                found = {spec.name: tuple(value.shape) for spec, value in zip(self.outputs, outputs, strict=True)}
+                self._layouts[shapes] = found
+        return found
+
+    def zeros(self, shapes: Shapes) -> list[Tensor]:
+        """Inputs of given shapes."""
+        torch = _torch()
+        return [
+            torch.zeros(shape, dtype=_torch_type(torch, spec.dtype), device=self.program.device)
+            for spec, shape in zip(self.inputs, shapes, strict=True)
+        ]
+
+    def scratch_nbytes(self, profile: int) -> int:  # noqa: ARG002
+        """PyTorch's allocator has the memory."""
+        return 0
+
+    def create_context(self, *, profile: int, stream: int, own_scratch: bool) -> CusparseltContext:  # noqa: ARG002
+        """A context; its graphs are made when a shape is first executed.
+
+        Raises:
+            UnsupportedOptionError: Scratch memory of the session's own.
+        """
+        if not own_scratch:
+            raise UnsupportedOptionError(
+                "PyTorch allocates this engine's memory", where="scratch", expected="scratch='context'"
+            )
+        return CusparseltContext(self)
+
+    def set_weights_budget(self, nbytes: int) -> None:
+        """Weights stay on the GPU.
+
+        Raises:
+            UnsupportedOptionError: Always.
+        """
+        raise UnsupportedOptionError("this engine does not stream weights", where="weights_nbytes", got=nbytes)
+
+    def close(self) -> None:
+        """Free plans and weights. Closing twice is harmless."""
+        self.products.close()
+        self._layouts.clear()
+
+
+@dataclass
+class _Captured:
+    """One shape's graph with the memory inside it."""
+
+    graph: Any
+    inputs: list[Tensor]
+    outputs: list[Tensor]
+
+
+class _Memory:
+    """What PyTorch needs to see memory that someone else holds; the address comes from the session."""
+
+    def __init__(self, address: int, shape: Shape, dtype: np.dtype[Any]) -> None:
+        self.__cuda_array_interface__ = {
+            "data": (address, False), "shape": (int(np.prod(shape)) * dtype.itemsize,), "typestr": "|u1", "version": 3
+        }  # fmt: skip
+
+
+class CusparseltContext:
+    """A `trtsparse.engines.device.DeviceContext`; inputs and outputs are copied on the GPU, to and from the graph."""
+
+    def __init__(self, engine: CusparseltEngine) -> None:
+        self._engine = engine
+        self._addresses: dict[str, int] = {}
+        self._shapes: Shapes = ()
+        self._graphs: OrderedDict[Shapes, _Captured] = OrderedDict()
+
+    def set_inputs(
+        self,
+        shapes: Mapping[str, Shape],
+        values: Mapping[str, np.ndarray],  # noqa: ARG002 - no input is a shape
+    ) -> dict[str, Shape]:
+        """Take the shapes; returns those of the outputs."""
+        self._shapes = tuple(tuple(shapes[spec.name]) for spec in self._engine.inputs)
+        return self._engine.layout(self._shapes)
+
+    def set_address(self, name: str, address: int) -> None:
+        """Note where an input or output is."""
+        self._addresses[name] = address
+
+    def set_allocator(self, name: str, allocate: Allocate) -> None:  # noqa: ARG002
+        """All sizes are known.
+
+        Raises:
+            EngineError: Always.
+        """
+        raise EngineError("no output of this engine has a size that depends on the data", where=name)
+
+    def allocated_shape(self, name: str) -> Shape:
+        """See `set_allocator`."""
+        raise EngineError("no output of this engine has a size that depends on the data", where=name)
+
+    def set_scratch(self, address: int, nbytes: int) -> None:
+        """See `CusparseltEngine.create_context`."""
+        raise UnsupportedOptionError(
+            "PyTorch allocates this engine's memory", where=f"{nbytes} bytes at {address:#x}"
+        )
+
+    def execute(self, stream: int) -> None:
+        """Enqueue copies, the graph, copies.
+
+        Raises:
+            EngineError: A step failed, or cannot be captured.
+        """
+        torch = _torch()
+        engine = self._engine
+        captured = self._graphs.get(self._shapes)
+        if captured is None:
+            captured = self._capture()
+        self._graphs.move_to_end(self._shapes)
+        with (
+            torch.inference_mode(),
+            torch.cuda.stream(torch.cuda.ExternalStream(stream, device=engine.program.device)),
+        ):
+            for spec, tensor in zip(engine.inputs, captured.inputs, strict=True):
+                if tensor.numel():
+                    tensor.copy_(self._view(torch, spec, tuple(tensor.shape)), non_blocking=True)
+            captured.graph.replay()
+            for spec, tensor in zip(engine.outputs, captured.outputs, strict=True):
+                if tensor.numel():
+                    self._view(torch, spec, tuple(tensor.shape)).copy_(tensor, non_blocking=True)
+
+    def _view(self, torch: Any, spec: TensorSpec, shape: Shape) -> Tensor:
+        flat = torch.as_tensor(
+            _Memory(self._addresses[spec.name], shape, spec.dtype), device=self._engine.program.device
+        )
+        return flat.view(_torch_type(torch, spec.dtype)).view(shape)
+
+    def _capture(self) -> _Captured:
+        torch = _torch()
+        engine = self._engine
+        with engine.lock, torch.inference_mode(), torch.cuda.device(engine.device):
+            if len(self._graphs) >= _GRAPHS:
+                torch.cuda.synchronize()
+                self._graphs.popitem(last=False)
+            inputs = engine.zeros(self._shapes)
+            graph = torch.cuda.CUDAGraph()
+            side = torch.cuda.Stream(device=engine.program.device)
+            side.wait_stream(torch.cuda.current_stream())
+            try:
+                with torch.cuda.stream(side):
+                    engine.program(inputs)  # outside of the capture: libraries allocate when they first see a shape
+                side.synchronize()
+                with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
+                    outputs = engine.program(inputs)
+            except RuntimeError as error:
+                raise EngineError(
+                    "the model cannot be captured in a CUDA graph", where=engine.description, got=str(error)
+                ) from error
+        made = self._graphs[self._shapes] = _Captured(graph, inputs, outputs)
+        return made
+
+    def execute_profiled(self, stream: int) -> tuple[tuple[str, float], ...]:
+        """Execute step by step, without a graph, with events around each step.
+
+        Returns:
+            (step, milliseconds), in order.
+        """
+        torch = _torch()
+        engine = self._engine
+        times: list[tuple[str, Any, Any]] = []
+
+        def watch(name: str, work: Any) -> Any:
+            start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            start.record()
+            result = work()
+            end.record()
+            times.append((name, start, end))
+            return result
+
+        with (
+            engine.lock,
+            torch.inference_mode(),
+            torch.cuda.stream(torch.cuda.ExternalStream(stream, device=engine.program.device)),
+        ):
+            inputs = [self._view(torch, spec, shape) for spec, shape in zip(engine.inputs, self._shapes, strict=True)]
+            outputs = engine.program(inputs, watch=watch)
+            for spec, tensor in zip(engine.outputs, outputs, strict=True):
+                if tensor.numel():
+                    self._view(torch, spec, tuple(tensor.shape)).copy_(tensor)
+            torch.cuda.current_stream().synchronize()
+        return tuple((name, float(start.elapsed_time(end))) for name, start, end in times)
+
+    def close(self) -> None:
+        """Free the graphs, whose work has finished."""
+        self._graphs.clear()
+
+
+def made_on(device: int) -> dict[str, str]:
+    """What kernels and compressed weights depend on: the GPU's kind and the libraries' versions."""
+    torch = _torch()
+    return {
+        "gpu": torch.cuda.get_device_name(device),
+        "capability": str(torch.cuda.get_device_capability(device)),
+        "cusparselt": _version(sparse),
+        "cublaslt": _version(dense),
+    }
+
+
+def _floating(torch: Any, precision: str) -> Any:
+    """In which type float32 values are computed; None: as the model has them."""
+    choices = {"bf16": torch.bfloat16, "fp16": None, "typed": None}
+    if precision not in choices:
+        raise ConfigError(
+            "no such precision of this engine", where="precision", got=repr(precision), expected=", ".join(choices)
+        )
+    return choices[precision]
+
+
+def _version(library: Any) -> str:
+    try:
+        return str(library.version())
+    except (MissingDependencyError, DeviceError):
+        return "not installed"
+
+
+def _torch() -> Any:
+    import torch
+
+    return torch
+
+
+def _torch_with_gpu(device: int) -> Any:
+    try:
+        torch = _torch()
+    except ImportError as error:
+        raise MissingDependencyError("PyTorch is not installed", extra="torch", where=str(error)) from error
+    count = torch.cuda.device_count()
+    if device not in range(count):
+        raise DeviceError(
+            "there is no such GPU for PyTorch",
+            where=f"device {device}",
+            got=f"{count} GPUs, PyTorch {torch.__version__}",
+            expected="an NVIDIA GPU, and a PyTorch that was built for CUDA",
+        )
+    capability = torch.cuda.get_device_capability(device)
+    if capability < _OLDEST:
+        raise DeviceError(
+            "the GPU has no Sparse Tensor Cores",
+            where=f"device {device}: {torch.cuda.get_device_name(device)}",
+            got=f"compute capability {capability[0]}.{capability[1]}",
+            expected="8.0 or newer (Ampere)",
+        )
+    return torch
+
+
+def _torch_type(torch: Any, dtype: np.dtype[Any]) -> Any:
+    names = {"bool": "bool", "bfloat16": "bfloat16"}
+    return getattr(torch, names.get(dtype.name, dtype.name))
+
+
+def _range(spec: TensorSpec) -> tuple[Shape, Shape, Shape]:
+    """Any size for a dim that the model leaves open."""
+    dims = spec.shape or ()
+    fixed = [dim if isinstance(dim, int) else None for dim in dims]
+    low = tuple(1 if dim is None else dim for dim in fixed)
+    usual = tuple((1 if place == 0 else _USUAL_DIM) if dim is None else dim for place, dim in enumerate(fixed))
+    high = tuple(_LARGEST_DIM if dim is None else dim for dim in fixed)
+    return low, usual, high
