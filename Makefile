@@ -8,9 +8,16 @@ EXTRAS_test := test
 # read by tests with its own loader; what it pins is years old
 ALONE_test := trt-engine-explorer==0.1.5
 
-.PHONY: setup demo test test-fast lint bench clean
+.PHONY: setup env demo test test-fast lint bench triton-env clean
 
 setup: $(VENV)/.installed-demo
+
+# what the tests need, before anything is run
+env: $(VENV)/.installed-test
+
+# a real Triton server for the tests, with an environment of its own in .triton-env
+triton-env: env
+	$(PY) tests/triton/environment.py
 
 demo: $(VENV)/.installed-demo
 	$(PY) -m models.demo -o build-demo
@@ -39,4 +46,4 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 clean:
-	rm -rf $(VENV) build-demo dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .triton-env build-demo dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from trtsparse.sparsity.pattern import Pattern
     from trtsparse.sparsity.prune import PruneResult, prune
     from trtsparse.sparsity.validate import SparsityReport, validate
+    from trtsparse.triton.export import export_triton
+    from trtsparse.triton.options import TritonOptions
     from trtsparse.trtexec.run import trtexec
 
 __all__ = [
@@ -40,10 +42,12 @@ __all__ = [
     "Session",
     "SessionOptions",
     "SparsityReport",
+    "TritonOptions",
     "TrtSparseError",
     "__version__",
     "build",
     "compare",
+    "export_triton",
     "measure",
     "prune",
     "trtexec",
@@ -62,9 +66,11 @@ _HOMES = {
     "Session": "trtsparse.runtime.session",
     "SessionOptions": "trtsparse.runtime.options",
     "SparsityReport": "trtsparse.sparsity.validate",
+    "TritonOptions": "trtsparse.triton.options",
     "TrtSparseError": "trtsparse.errors",
     "build": "trtsparse.builder.build",
     "compare": "trtsparse.bench.compare",
+    "export_triton": "trtsparse.triton.export",
     "measure": "trtsparse.bench.measure",
     "prune": "trtsparse.sparsity.prune",
     "trtexec": "trtsparse.trtexec.run",

@@ -1,0 +1,1 @@
+"""Triton Inference Server: model repositories of plans and models, and checks of what Triton itself does not find."""
