@@ -1,8 +1,8 @@
 """Which TensorRT a Triton server loads plans with.
 
 The table is that of https://docs.nvidia.com/deeplearning/frameworks/support-matrix, compared with the versions in
-Triton's own build files where those name one; for 24.04, 24.06, 24.10, 25.01, 25.04, 25.05, 25.07, 25.09 and 25.11 there
-was no second source. A version of three numbers fits every build of it.
+Triton's own build files where those name one; for 24.04, 24.06, 24.10, 25.01, 25.04, 25.05, 25.07, 25.09 and 25.11
+there was no second source. A version of three numbers fits every build of it.
 """
 
 from __future__ import annotations
