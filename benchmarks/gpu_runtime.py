@@ -6,6 +6,7 @@ is measured is the session's own part. Ratios and differences come from interlea
 
 from __future__ import annotations
 
+import importlib
 import statistics
 import sys
 import time
@@ -281,7 +282,7 @@ class Counting:
 
 def zero_copy(bench: Benchmark, cuda: Cuda, kernels: GpuKernels) -> None:
     """PyTorch's tensors in, PyTorch's tensors out."""
-    import torch
+    torch: Any = importlib.import_module("torch")
 
     bare = Bare(cuda, engine_of(kernels, SMALL), SMALL)
     stream = torch.cuda.Stream()

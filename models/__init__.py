@@ -5,7 +5,7 @@ NumPy. Generated files are kept in a cache folder and made again when a recipe's
 
 Example:
     >>> names()[:4]
-    ('magika', 'ppocr-det', 'ppocr-rec', 'resnext50')
+    ('magika', 'ppocr-det', 'ppocr-rec', 'digits-dense')
 """
 
 from __future__ import annotations

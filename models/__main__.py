@@ -7,4 +7,4 @@ from models._registry import RECIPES, Generated
 if __name__ == "__main__":
     for name, entry in RECIPES.items():
         command = f"python -m models.{entry.recipe.partition('.')[0]}" if isinstance(entry, Generated) else ""
-        print(f"{name:12}{entry.description:58}{command}".rstrip())
+        print(f"{name:14}{entry.description:58}{command}".rstrip())

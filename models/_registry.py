@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from models import packaged
+from models import digits, packaged
 from models._recipe import Recipe, suggestion
 from trtsparse.errors import ConfigError
 
@@ -21,7 +21,7 @@ __all__ = ["RECIPES", "Generated", "Packaged", "get", "names"]
 
 @dataclass(frozen=True)
 class Packaged:
-    """A model that an installed package brings, and the function that finds its file."""
+    """A model that an installed package or this one brings, and the function that finds its file."""
 
     description: str
     find: Callable[[], Path]
@@ -53,6 +53,8 @@ RECIPES: Mapping[str, Packaged | Generated] = {
     "magika": Packaged("file type from a file's bytes (package magika)", packaged.magika_model),
     "ppocr-det": Packaged("PP-OCRv6, finds text in an image (package rapidocr)", packaged.ppocr_det_model),
     "ppocr-rec": Packaged("PP-OCRv6, reads a line of text (package rapidocr)", packaged.ppocr_rec_model),
+    "digits-dense": Packaged("small network on handwritten digits (kept here)", digits.dense_model),
+    "digits-sparse": Packaged("the same, pruned 2:4 and trained again (kept here)", digits.sparse_model),
     "resnext50": Generated("ResNeXt-50 32x8d, image classification", "resnext.ResNeXt", {"depth": 50}),
     "resnext101": Generated("ResNeXt-101 32x8d, image classification", "resnext.ResNeXt", {"depth": 101}),
     "bert-base": Generated("BERT base encoder, 12 layers of 768", "bert.Bert"),

@@ -34,7 +34,7 @@ def test_the_recipes_are_listed(tmp_path):
     lines = done.stdout.splitlines()
     assert (done.returncode, done.stderr) == (0, "")
     assert tuple(line.split()[0] for line in lines) == models.names()
-    assert lines[3] == "resnext50   ResNeXt-50 32x8d, image classification" + " " * 20 + "python -m models.resnext"
+    assert lines[5] == "resnext50     ResNeXt-50 32x8d, image classification" + " " * 20 + "python -m models.resnext"
 
 
 def test_an_error_is_printed_without_a_traceback(tmp_path):

@@ -14,7 +14,8 @@ from trtsparse.errors import ConfigError
 
 def test_names_are_those_that_the_documentation_uses():
     assert models.names() == (
-        "magika", "ppocr-det", "ppocr-rec", "resnext50", "resnext101", "bert-base", "bert-large", "vit-base",
+        "magika", "ppocr-det", "ppocr-rec", "digits-dense", "digits-sparse", "resnext50", "resnext101", "bert-base",
+        "bert-large", "vit-base",
         "vit-h", "llm-block", "mlp",
     )  # fmt: skip
 
@@ -82,7 +83,7 @@ def test_an_unknown_name_or_option_is_answered_with_the_known_ones(tmp_path, nam
 
 
 def test_importing_the_package_loads_no_optional_library():
-    optional = {"magika", "rapidocr", "safetensors", "onnxruntime", "PIL"}
+    optional = {"magika", "rapidocr", "safetensors", "onnxruntime", "PIL", "sklearn", "torch"}
     code = f"import sys, models; print(sorted({optional} & set(sys.modules)))"
     root = Path(models.__file__).parents[1]
     done = subprocess.run(

@@ -7,6 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from trtsparse.accuracy.prune import CalibratedResult
+from trtsparse.accuracy.sensitivity import LimitedResult
 
 __all__ = ["layer_table"]
 
@@ -15,7 +16,7 @@ def layer_table(result: CalibratedResult, *, out: Console) -> None:
     """Print the output error of each layer, by the method and by magnitude.
 
     Args:
-        result: From `trtsparse.prune` with calibration data.
+        result: From `trtsparse.prune` with calibration data, or `trtsparse.accuracy.sensitivity.prune_within`.
         out: Where to print.
     """
     title = f"output error on {result.samples} calibration inputs"
@@ -33,6 +34,9 @@ def layer_table(result: CalibratedResult, *, out: Console) -> None:
             escape(layer.reason),
         )
     out.print(table)
+    if isinstance(result, LimitedResult):
+        left = f"{len(result.dense)} layers left dense" if result.dense else "no layer left dense"
+        out.print(f"the outputs move by {result.drop:.3g}, at most {result.max_drop:g} was allowed; {left}")
 
 
 def _percent(value: float | None) -> str:

@@ -1,0 +1,223 @@
+"""Exported models are plain, compliant, and compute what the module computes."""
+
+import importlib.util
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrizations
+
+from trtsparse.errors import ModelError, OutputError, PruneError
+from trtsparse.files.model import OnnxModel
+from trtsparse.sparsity.pattern import Pattern
+from trtsparse.sparsity.validate import validate
+from trtsparse.torch import SparsePruner, prune_trained_model
+
+EXPORTERS = [
+    pytest.param(False, id="older"),
+    pytest.param(
+        True,
+        id="newer",
+        marks=[
+            pytest.mark.skipif(importlib.util.find_spec("onnxscript") is None, reason="onnxscript is not installed"),
+            pytest.mark.slow,
+        ],
+    ),
+]
+
+
+class Network(nn.Module):
+    """Convolutions in one, two and three dims, attention, parametrised and tied weights, normalization."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3)
+        self.norm = nn.BatchNorm2d(8)
+        self.conv = parametrizations.weight_norm(nn.Conv2d(8, 8, 3))
+        self.conv1 = parametrizations.spectral_norm(nn.Conv1d(8, 8, 3, padding=1))
+        self.conv3 = nn.Conv3d(8, 8, 1)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.tied = nn.Linear(8, 8, bias=False)
+        self.again = nn.Linear(8, 8, bias=False)
+        self.again.weight = self.tied.weight
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x):
+        x = self.conv(self.norm(self.stem(x)).relu())
+        x = self.conv3(x[:, :, None])[:, :, 0]
+        x = self.conv1(x.flatten(2)).transpose(1, 2)
+        x = x + self.attention(x, x, x)[0]
+        return self.head(self.again(self.tied(x)).mean(dim=1))
+
+
+def trained(model, shape=(2, 3, 8, 8), **options):
+    pruner = SparsePruner(model, **options)
+    pruner.attach(optimizer := torch.optim.SGD(model.parameters(), 0.01, momentum=0.9))
+    for _ in range(2):
+        optimizer.zero_grad()
+        model(torch.randn(shape)).square().sum().backward()
+        optimizer.step()
+    return pruner
+
+
+def outputs(path, x):
+    session = onnxruntime.InferenceSession(path)
+    return session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]
+
+
+@pytest.mark.parametrize("dynamo", EXPORTERS)
+def test_an_exported_network_is_compliant_and_computes_the_same(tmp_path, dynamo):
+    model = Network()
+    pruner = trained(model)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    x, path = torch.randn(2, 3, 8, 8), tmp_path / "model.onnx"
+    report = pruner.export_onnx(path, (x,), dynamo=dynamo, input_names=["image"])
+    assert report.compliant
+    assert report.model == str(path)
+    assert report.to_dict() == validate(path).to_dict()
+    assert [site.op for site in report.sites if site.eligible].count("Conv") == 3
+    assert report.by_sites.eligible >= 8
+    assert [path] == list(tmp_path.iterdir())
+    proto = onnx.load(path)
+    assert [value.name for value in proto.graph.input] == ["image"]
+    assert not [tensor.name for tensor in proto.graph.initializer if tensor.data_type == onnx.TensorProto.BOOL]
+    assert model.training  # exporting changes nothing
+    assert before.keys() == model.state_dict().keys()
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert pruner.sparse_state().compliant
+    with torch.no_grad():
+        np.testing.assert_allclose(outputs(path, x), model.eval()(x).numpy(), atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("onnxscript") is None, reason="onnxscript is not installed")
+def test_the_newer_exporter_is_the_default_and_takes_dynamic_shapes(tmp_path):
+    pruner = trained(nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4)), (2, 8))
+    path = tmp_path / "model.onnx"
+    shapes = ({0: torch.export.Dim.DYNAMIC},)
+    assert pruner.export_onnx(path, (torch.randn(2, 8),), dynamic_shapes=shapes).compliant
+    assert onnx.load(path).producer_name == "pytorch"
+    assert outputs(path, torch.randn(5, 8)).shape == (5, 4)
+
+
+def test_without_onnxscript_the_older_exporter_is_taken(tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    seen = {}
+    monkeypatch.setattr(torch.onnx, "export", lambda *_, **options: seen.update(options))
+    pruner = trained(nn.Linear(8, 8), (2, 8))
+    with pytest.raises(ModelError):  # nothing was written
+        pruner.export_onnx(tmp_path / "model.onnx", (torch.randn(1, 8),))
+    assert seen["dynamo"] is False
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated")
+def test_the_older_weight_norm_is_exported_as_a_plain_weight(tmp_path):
+    model = nn.Sequential(nn.utils.weight_norm(nn.Conv1d(8, 8, 3)), nn.ReLU(), nn.Conv1d(8, 4, 1))
+    pruner = trained(model, (2, 8, 9))
+    x, path = torch.randn(2, 8, 9), tmp_path / "model.onnx"
+    report = pruner.export_onnx(path, (x,), dynamo=False)
+    assert report.compliant
+    assert report.by_sites.eligible == 2
+    assert "0.weight_v" in dict(model.named_parameters())
+    np.testing.assert_allclose(outputs(path, x), model(x).detach().numpy(), atol=1e-5)
+
+
+def test_weights_that_were_left_alone_are_reported_and_no_error(tmp_path):
+    pruner = trained(nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 4)), (2, 8), exclude=["1"])
+    report = pruner.export_onnx(tmp_path / "model.onnx", (torch.randn(1, 8),), dynamo=False)
+    assert [site.compliant for site in report.sites] == [True, False]
+    assert not report.compliant
+
+
+def test_another_pattern_is_the_one_that_is_validated(tmp_path):
+    pruner = trained(nn.Linear(8, 8), (2, 8), pattern=Pattern(1, 4))
+    report = pruner.export_onnx(tmp_path / "model.onnx", (torch.randn(1, 8),), dynamo=False)
+    assert (report.pattern, report.compliant) == ("1:4", True)
+
+
+def test_a_copy_after_finalize_is_the_same_file(tmp_path):
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 4)).eval()
+    pruner = trained(model, (2, 8))
+    x = torch.randn(1, 8)
+    pruner.export_onnx(tmp_path / "masked.onnx", (x,), dynamo=False)
+    pruner.finalize()
+    torch.onnx.export(model, (x,), tmp_path / "plain.onnx", dynamo=False)
+    assert (tmp_path / "masked.onnx").read_bytes() == (tmp_path / "plain.onnx").read_bytes()
+
+
+def test_a_bfloat16_network_is_exported_compliant(tmp_path):
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4)).bfloat16()
+    pruner = SparsePruner(model)
+    report = pruner.export_onnx(tmp_path / "model.onnx", (torch.randn(1, 8).bfloat16(),), dynamo=False)
+    assert report.compliant
+    assert {site.dtype for site in report.sites} == {"bfloat16"}
+
+
+class Hidden(nn.Module):
+    """Multiplies by a parameter that belongs to no layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(8, 8)
+        self.matrix = nn.Parameter(torch.randn(8, 8))
+
+    def forward(self, x):
+        return self.layer(x) @ self.matrix
+
+
+def test_a_weight_that_no_layer_owns_is_an_error_that_names_it(tmp_path):
+    pruner = SparsePruner(Hidden())
+    assert pruner.sparse_state().weights[0].reason == "Hidden is not known to multiply by it: `layers` can say so"
+    with pytest.raises(PruneError) as caught:
+        pruner.export_onnx(tmp_path / "model.onnx", (torch.randn(2, 8),), dynamo=False)
+    assert str(caught.value) == (
+        "the model multiplies by weights that have no mask\n  where: MatMul '/MatMul', weight 'matrix'\n"
+        "  got: 1 of 2 eligible sites are not compliant\n"
+        "  to fix: name their layers in SparsePruner(..., layers={Layer: {'weight': axis}}), "
+        "or prune the file with `trtsparse prune`"
+    )
+    assert list(tmp_path.iterdir()) == []
+    pruner = SparsePruner(Hidden(), layers={Hidden: {"matrix": 0}})
+    assert pruner.export_onnx(tmp_path / "model.onnx", (torch.randn(2, 8),), dynamo=False).compliant
+
+
+class Eigenvalues(nn.Linear):
+    """Uses an operator that ONNX does not have."""
+
+    def forward(self, x):
+        return torch.linalg.eigvals(super().forward(x)).real
+
+
+def test_what_pytorch_cannot_export_is_a_model_error(tmp_path):
+    pruner = SparsePruner(Eigenvalues(8, 8))
+    with pytest.raises(ModelError) as caught:
+        pruner.export_onnx(tmp_path / "model.onnx", (torch.randn(8, 8),), dynamo=False)
+    assert str(caught.value).startswith("PyTorch cannot export the model\n  where: Eigenvalues\n  got: ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_does_not_exist_is_told_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.onnx, "export", None)
+    with pytest.raises(OutputError):
+        SparsePruner(nn.Linear(8, 8)).export_onnx(tmp_path / "none" / "model.onnx", (torch.randn(1, 8),))
+
+
+def test_large_weights_go_to_a_second_file(tmp_path, monkeypatch):
+    monkeypatch.setattr("trtsparse.torch.export._MOST_INLINE", 100)
+    pruner = SparsePruner(nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64)))
+    pytest.importorskip("onnxscript")
+    report = pruner.export_onnx(tmp_path / "model.onnx", (torch.randn(1, 64),))
+    assert report.compliant
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "model.onnx.data"]
+    assert OnnxModel.open(tmp_path / "model.onnx").external_files()
+    assert validate(tmp_path / "model.onnx").compliant
+
+
+def test_prune_trained_model_ends_in_a_file(tmp_path):
+    model = nn.Linear(8, 8)
+    pruner = prune_trained_model(model, torch.optim.SGD(model.parameters()))
+    assert pruner.export_onnx(tmp_path / "model.onnx", (torch.randn(1, 8),), dynamo=False).compliant
