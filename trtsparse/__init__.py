@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any
 from trtsparse._version import __version__
 
 if TYPE_CHECKING:
+    from trtsparse.accuracy.calibration import Calibration
+    from trtsparse.accuracy.permute import PermuteResult, permute
+    from trtsparse.accuracy.prune import prune
     from trtsparse.bench.compare import compare
     from trtsparse.bench.measure import measure
     from trtsparse.bench.options import BenchOptions
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
     from trtsparse.runtime.options import SessionOptions
     from trtsparse.runtime.session import Session
     from trtsparse.sparsity.pattern import Pattern
-    from trtsparse.sparsity.prune import PruneResult, prune
+    from trtsparse.sparsity.prune import PruneResult
     from trtsparse.sparsity.validate import SparsityReport, validate
     from trtsparse.triton.export import export_triton
     from trtsparse.triton.options import TritonOptions
@@ -34,9 +37,11 @@ __all__ = [
     "BenchOptions",
     "BuildConfig",
     "BuiltEngine",
+    "Calibration",
     "Measurement",
     "OnnxModel",
     "Pattern",
+    "PermuteResult",
     "Profile",
     "PruneResult",
     "Session",
@@ -49,6 +54,7 @@ __all__ = [
     "compare",
     "export_triton",
     "measure",
+    "permute",
     "prune",
     "trtexec",
     "validate",
@@ -58,9 +64,11 @@ _HOMES = {
     "BenchOptions": "trtsparse.bench.options",
     "BuildConfig": "trtsparse.builder.config",
     "BuiltEngine": "trtsparse.builder.engine",
+    "Calibration": "trtsparse.accuracy.calibration",
     "Measurement": "trtsparse.bench.records",
     "OnnxModel": "trtsparse.files.model",
     "Pattern": "trtsparse.sparsity.pattern",
+    "PermuteResult": "trtsparse.accuracy.permute",
     "Profile": "trtsparse.builder.config",
     "PruneResult": "trtsparse.sparsity.prune",
     "Session": "trtsparse.runtime.session",
@@ -72,7 +80,8 @@ _HOMES = {
     "compare": "trtsparse.bench.compare",
     "export_triton": "trtsparse.triton.export",
     "measure": "trtsparse.bench.measure",
-    "prune": "trtsparse.sparsity.prune",
+    "permute": "trtsparse.accuracy.permute",
+    "prune": "trtsparse.accuracy.prune",
     "trtexec": "trtsparse.trtexec.run",
     "validate": "trtsparse.sparsity.validate",
 }

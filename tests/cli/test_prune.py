@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from onnx import helper
 
@@ -103,7 +104,10 @@ def test_help_describes_every_option(capsys):
         main(["prune", "--help"])
     assert caught.value.code == 0
     text = capsys.readouterr().out
-    for option in ("IN", "OUT", "--include", "--exclude", "--pattern", "--json", "--allow-unknown-operators"):
+    for option in (
+        "IN", "OUT", "--include", "--exclude", "--pattern", "--json", "--allow-unknown-operators", "--method",
+        "--calibration", "--samples", "--seed", "--device", "--keep-biases", "--max-drop",
+    ):  # fmt: skip
         assert option in text
 
 
@@ -118,3 +122,105 @@ def test_a_compliant_tensor_is_said_to_have_been_compliant(folder, capsys):
     assert main(["prune", "good.onnx", "-o", "same.onnx"]) == 0
     assert "0 (was compliant)" in capsys.readouterr().out
     assert (folder / "same.onnx").read_bytes() == (folder / "good.onnx").read_bytes()
+
+
+@pytest.fixture
+def data(folder):
+    (folder / "data").mkdir()
+    for seed in range(4):
+        values = np.random.default_rng(seed).normal(0.5, 1, (2, 8)).astype(np.float32)
+        np.save(folder / "data" / f"{seed}.npy", values)
+    return folder
+
+
+@pytest.mark.parametrize("method", ["magnitude", "wanda", "sparsegpt"])
+def test_calibrated_pruning_prints_the_output_error_of_each_layer(data, capsys, method):
+    assert main(["prune", "model.onnx", "-o", "out.onnx", "--method", method, "--calibration", "data"]) == 0
+    assert main(["validate", "out.onnx"]) == 0
+    out = capsys.readouterr().out
+    assert "output error on 4 calibration inputs" in out
+    assert "by magnitude" in out
+    assert names(data) == ["data", "model.onnx", "out.onnx"]
+
+
+def test_calibrated_pruning_gives_one_json_document(data, capsys):
+    options = [
+        "--method",
+        "sparsegpt",
+        "--calibration",
+        "data",
+        "--samples",
+        "3",
+        "--seed",
+        "1",
+        "--keep-biases",
+        "--json",
+    ]
+    assert main(["prune", "model.onnx", "-o", "out.onnx", *options]) == 0
+    captured = capsys.readouterr()
+    document = json.loads(captured.out)
+    assert (document["method"], document["samples"]) == ("sparsegpt", 3)
+    assert [layer["tensor"] for layer in document["layers"]] == ["w", "v"]
+    assert all(layer["error"] <= layer["magnitude_error"] and layer["biases"] == [] for layer in document["layers"])
+    assert captured.err == ""
+    assert (data / "out.onnx").exists()
+
+
+def test_a_limit_leaves_layers_dense_and_says_which(data, capsys):
+    options = ["--method", "sparsegpt", "--calibration", "data", "--max-drop"]
+    assert main(["prune", "model.onnx", "-o", "all.onnx", *options, "0.99", "--json"]) == 0
+    everything = json.loads(capsys.readouterr().out)
+    assert everything["dense"] == []
+    limit = str(everything["drop"] * 0.9)
+    assert main(["prune", "model.onnx", "-o", "some.onnx", *options, limit]) == 0
+    out = capsys.readouterr().out
+    assert "left dense to keep to the limit: pruned alone it moves the output by 0." in out
+    assert "1 tensors" in out
+    assert f"at most {float(limit):g} was allowed; 1 layers left dense" in out
+    assert main(["prune", "model.onnx", "-o", "none.onnx", *options, "0"]) == 1
+    assert "error: no layer can be pruned within the limit" in capsys.readouterr().err
+    assert names(data) == ["all.onnx", "data", "model.onnx", "some.onnx"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["--method", "wanda"],
+            (
+                "'wanda' needs calibration data\n  where: calibration\n"
+                "  to fix: give real inputs: a folder of .npz files or a list of feeds"
+            ),
+        ),
+        (
+            ["--samples", "3"],
+            "the option needs calibration data\n  where: --samples\n  to fix: add --calibration PATH",
+        ),
+        (
+            ["--keep-biases"],
+            "the option needs calibration data\n  where: --keep-biases\n  to fix: add --calibration PATH",
+        ),
+        (
+            ["--max-drop", "0.1"],
+            "the option needs calibration data\n  where: --max-drop\n  to fix: add --calibration PATH",
+        ),
+        (
+            ["--calibration", "nothing"],
+            "there is no such file or folder\n  where: nothing\n  expected: a folder of .npz or .npy files",
+        ),
+        (
+            ["--calibration", "data", "--device", "tpu"],
+            "no such device\n  where: device\n  got: 'tpu'\n  expected: 'cpu', 'cuda', 'cuda:1', ...",
+        ),
+        (
+            ["--calibration", "data", "--max-drop", "-1"],
+            "the limit must not be negative\n  where: max_drop\n  got: -1.0",
+        ),
+    ],
+)
+def test_bad_calibration_options_are_named_and_nothing_is_written(data, capsys, options, message):
+    assert main(["prune", "model.onnx", "-o", "out.onnx", *options]) == 2
+    captured = capsys.readouterr()
+    assert captured.err == f"error: {message}\n"
+    assert captured.out == ""
+    assert names(data) == ["data", "model.onnx"]

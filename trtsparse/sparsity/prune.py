@@ -25,7 +25,7 @@ from trtsparse.sparsity.trace import FOLLOWED
 from trtsparse.sparsity.values import is_site_compliant, pack_int4, prune_values, unpack_int4
 from trtsparse.sparsity.weights import WEIGHT_INPUTS, WeightSite, find_sites
 
-__all__ = ["PruneResult", "PrunedTensor", "prune"]
+__all__ = ["PruneResult", "PrunedTensor", "Selection", "describe", "prune", "ref_of", "select"]
 
 SCHEMA = "trtsparse.prune/1"
 
@@ -133,29 +133,58 @@ def prune(
     def sites_of(source: OnnxModel) -> tuple[WeightSite, ...]:
         return find_sites(source, pattern=pattern, allow_unknown_operators=allow_unknown_operators)
 
-    sites = sites_of(opened)
+    selection = select(opened, sites_of(opened), include=include, exclude=exclude, pattern=pattern)
+    pruned = []
+    done, total = 0, sum(ref_of(uses).nbytes for uses in selection.chosen)
+    positions = {id(site): position for position, site in enumerate(selection.sites)}
+    target = None if output is None else Path(output)
+    with opened.copying(target, replaced=[ref_of(uses) for uses in selection.violating]) as copy:
+        copied = selection.sites if copy.proto is opened.proto else sites_of(copy)  # else offsets may differ
+        for uses in selection.chosen:
+            there = [copied[positions[id(site)]] for site in uses]
+            zeroed = _edit(copy, there, pattern) if any(uses is other for other in selection.violating) else 0
+            pruned.append(describe(copy, there, zeroed=zeroed))
+            done += ref_of(uses).nbytes
+            if progress is not None:
+                progress(done, total)
+    result = copy if output is None else OnnxModel.open(output)
+    return PruneResult(result, str(pattern), tuple(pruned), selection.skipped)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The tensors that a call to `prune` is about.
+
+    Attributes:
+        sites: All of the model.
+        chosen: The eligible uses of each tensor to prune.
+        violating: Those of ``chosen`` that are not compliant yet.
+        skipped: Tensors left alone, with the reason.
+    """
+
+    sites: tuple[WeightSite, ...]
+    chosen: tuple[tuple[WeightSite, ...], ...]
+    violating: tuple[tuple[WeightSite, ...], ...]
+    skipped: tuple[tuple[str, str], ...]
+
+
+def select(
+    opened: OnnxModel,
+    sites: tuple[WeightSite, ...],
+    *,
+    include: Sequence[str],
+    exclude: Sequence[str],
+    pattern: Pattern,
+) -> Selection:
+    """Choose what to prune; arguments and errors as in `prune`."""
     _check_globs(sites, include, "include")
     _check_globs(sites, exclude, "exclude")
     chosen, skipped = _choose(sites, include, exclude)
     for uses in chosen:
         _check_uses(uses)
-    _check_overlaps(opened, {_ref(uses).key for uses in chosen})
-    pruned = []
-    done, total = 0, sum(_ref(uses).nbytes for uses in chosen)
-    positions = {id(site): position for position, site in enumerate(sites)}
-    violating = [uses for uses in chosen if _is_violating(opened, uses, pattern)]
-    target = None if output is None else Path(output)
-    with opened.copying(target, replaced=[_ref(uses) for uses in violating]) as copy:
-        copied = sites if copy.proto is opened.proto else sites_of(copy)  # else offsets may differ
-        for uses in chosen:
-            there = [copied[positions[id(site)]] for site in uses]
-            zeroed = _edit(copy, there, pattern) if any(uses is other for other in violating) else 0
-            pruned.append(_described(copy, there, zeroed))
-            done += _ref(uses).nbytes
-            if progress is not None:
-                progress(done, total)
-    result = copy if output is None else OnnxModel.open(output)
-    return PruneResult(result, str(pattern), tuple(pruned), tuple(skipped))
+    _check_overlaps(opened, {ref_of(uses).key for uses in chosen})
+    violating = tuple(uses for uses in chosen if _is_violating(opened, uses, pattern))
+    return Selection(sites, tuple(chosen), violating, tuple(skipped))
 
 
 def _check_globs(sites: Sequence[WeightSite], globs: Sequence[str], option: str) -> None:
@@ -182,7 +211,7 @@ def _is_like(name: str, glob: str) -> bool:
 
 def _choose(
     sites: Sequence[WeightSite], include: Sequence[str], exclude: Sequence[str]
-) -> tuple[list[list[WeightSite]], list[tuple[str, str]]]:
+) -> tuple[list[tuple[WeightSite, ...]], list[tuple[str, str]]]:
     """Eligible uses of every tensor to prune, and the tensors left alone with the reason."""
     tensors: dict[object, list[WeightSite]] = {}
     for site in sites:
@@ -206,11 +235,16 @@ def _choose(
                 )
             skipped.append((name, uses[0].reason))
         else:
-            chosen.append(eligible)
+            chosen.append(tuple(eligible))
     return chosen, skipped
 
 
-def _ref(uses: Sequence[WeightSite]) -> TensorRef:
+def ref_of(uses: Sequence[WeightSite]) -> TensorRef:
+    """Where the bytes of a tensor are, given its uses.
+
+    Raises:
+        PruneError: It is not constant.
+    """
     ref = uses[0].ref
     if ref is None:
         raise PruneError("the tensor is not constant", where=uses[0].tensor)
@@ -260,7 +294,7 @@ def _is_violating(model: OnnxModel, uses: Sequence[WeightSite], pattern: Pattern
 
 def _edit(model: OnnxModel, uses: Sequence[WeightSite], pattern: Pattern) -> int:
     """Prune one tensor in place; return how many elements became zero."""
-    site, ref = uses[0], _ref(uses)
+    site, ref = uses[0], ref_of(uses)
     try:
         with model.edit(ref) as stored:
             values = unpack_int4(stored, site) if ref.packed else stored
@@ -273,9 +307,10 @@ def _edit(model: OnnxModel, uses: Sequence[WeightSite], pattern: Pattern) -> int
     return zeroed
 
 
-def _described(model: OnnxModel, uses: Sequence[WeightSite], zeroed: int) -> PrunedTensor:
+def describe(model: OnnxModel, uses: Sequence[WeightSite], *, zeroed: int) -> PrunedTensor:
+    """What a report says about a pruned tensor."""
     name, nodes = uses[0].tensor, tuple(site.node for site in uses)
-    return PrunedTensor(name, nodes, _axes(uses), _ref(uses).size, zeroed, _other_readers(model, name, nodes))
+    return PrunedTensor(name, nodes, _axes(uses), ref_of(uses).size, zeroed, _other_readers(model, name, nodes))
 
 
 def _other_readers(model: OnnxModel, tensor: str, known: Sequence[str]) -> tuple[str, ...]:

@@ -1,0 +1,1 @@
+"""Keep accuracy: prune with calibration data, permute channels, find the layers to leave dense. No training."""
