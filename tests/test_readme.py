@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import os
 import re
 import subprocess
@@ -9,6 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from benchmarks.accuracy_data.table import BEGIN, END, markdown
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -63,3 +66,10 @@ def test_every_make_target_of_the_readme_exists(target):
 @pytest.mark.parametrize("extra", re.findall(r"`([a-z]+)`", README.partition("| extra |")[2].partition("\n\n")[0]))
 def test_every_extra_of_the_readme_exists(extra):
     assert re.search(rf"^{extra} = \[", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+
+
+def test_the_accuracy_table_is_that_of_the_result_file():
+    """`python benchmarks/accuracy_data/table.py` writes it."""
+    shown = README.partition(BEGIN)[2].partition(END)[0]
+    results = json.loads((ROOT / "benchmarks" / "results" / "accuracy.json").read_text())
+    assert shown.strip() == markdown(results["rows"])
