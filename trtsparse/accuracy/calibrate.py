@@ -26,7 +26,7 @@ from trtsparse.sparsity.pattern import Pattern
 from trtsparse.sparsity.prune import Selection, describe, ref_of
 from trtsparse.sparsity.trace import Scope, subgraphs
 from trtsparse.sparsity.values import prune_values, unpack_int4
-from trtsparse.sparsity.weights import WeightSite, _inlined
+from trtsparse.sparsity.weights import WeightSite, inlined
 
 __all__ = ["Calibrator", "LayerError", "Outcome"]
 
@@ -110,7 +110,7 @@ class Calibrator:
         self.model = located(model)
         proto = self.model.proto
         if proto.functions:
-            proto = _inlined(proto, model.name)
+            proto = inlined(proto, model.name)
         self.graph = Graph(OnnxModel(self.model.files, name=model.name, folder=model.folder, proto=proto))
         self._pattern = pattern
         self._method = method

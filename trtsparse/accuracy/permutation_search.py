@@ -34,6 +34,7 @@ __all__ = ["BLOCK", "SearchResult", "search_permutation"]
 
 _ARRANGEMENTS = 6000  # of a few channels into stripes that are all tried; three stripes of 2:4 have 5775
 _GROUPS = 2000  # groups of stripes that are looked at in one pass
+_WORK = 1 << 28  # elements that such a pass adds up
 BLOCK = 1024  # channels in one table: its memory is their square
 _SMALL_BLOCK = 128
 _ROUNDS = 8  # with small blocks, each time others
@@ -285,7 +286,7 @@ class _Block:
 
     def _stripe_groups(self) -> bool:
         """Try every arrangement of groups of stripes until no group gains; False when the time is over."""
-        size = _group_size(self._stripes, self._pattern.m)
+        size = _group_size(self._stripes, self._columns.shape[1], self._pattern.m)
         improved = size > 1
         while improved:
             changed: set[int] = set()
@@ -339,11 +340,14 @@ class _Block:
         self._clock.report(start + length * share)
 
 
-def _group_size(stripes: int, m: int) -> int:
-    """How many stripes are arranged together: as many as can be tried in all ways, fewer where groups are many."""
+def _group_size(stripes: int, rows: int, m: int) -> int:
+    """How many stripes are arranged together: two, or more while trying all ways with all groups is quick."""
+
+    def is_quick(size: int) -> bool:
+        work = math.comb(stripes, size) * math.comb(size * m, m) * rows
+        return math.comb(stripes, size) <= _GROUPS and work <= _WORK
+
     size = 1
-    while arrangement_count((size + 1) * m, m) <= _ARRANGEMENTS and (
-        size == 1 or math.comb(stripes, size + 1) <= _GROUPS
-    ):
+    while arrangement_count((size + 1) * m, m) <= _ARRANGEMENTS and (size == 1 or is_quick(size + 1)):
         size += 1
     return min(size, stripes)

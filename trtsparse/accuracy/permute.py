@@ -31,7 +31,7 @@ from trtsparse.files.check import check as check_model
 from trtsparse.files.model import OnnxModel
 from trtsparse.files.tensor import TensorRef
 from trtsparse.sparsity.pattern import TWO_FOUR, Pattern
-from trtsparse.sparsity.prune import _check_globs, _matches
+from trtsparse.sparsity.prune import check_globs, matches_globs
 from trtsparse.sparsity.values import pack_int4
 from trtsparse.sparsity.weights import find_sites
 
@@ -199,10 +199,10 @@ def _layout(model: OnnxModel, include: Sequence[str], exclude: Sequence[str], pa
     check_model(model)
     view = prepared(model)
     sites = find_sites(view, pattern=pattern)
-    _check_globs(sites, include, "include")
-    _check_globs(sites, exclude, "exclude")
-    excluded = [site for site in sites if _matches(site, exclude)]
-    included = [site for site in sites if site.eligible and (not include or _matches(site, include))]
+    check_globs(sites, include, "include")
+    check_globs(sites, exclude, "exclude")
+    excluded = [site for site in sites if matches_globs(site, exclude)]
+    included = [site for site in sites if site.eligible and (not include or matches_globs(site, include))]
     return find_layout(view, sites, pattern=pattern, included=included, excluded=excluded)
 
 

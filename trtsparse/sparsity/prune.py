@@ -25,7 +25,17 @@ from trtsparse.sparsity.trace import FOLLOWED
 from trtsparse.sparsity.values import is_site_compliant, pack_int4, prune_values, unpack_int4
 from trtsparse.sparsity.weights import WEIGHT_INPUTS, WeightSite, find_sites
 
-__all__ = ["PruneResult", "PrunedTensor", "Selection", "describe", "prune", "ref_of", "select"]
+__all__ = [
+    "PruneResult",
+    "PrunedTensor",
+    "Selection",
+    "check_globs",
+    "describe",
+    "matches_globs",
+    "prune",
+    "ref_of",
+    "select",
+]
 
 SCHEMA = "trtsparse.prune/1"
 
@@ -177,8 +187,8 @@ def select(
     pattern: Pattern,
 ) -> Selection:
     """Choose what to prune; arguments and errors as in `prune`."""
-    _check_globs(sites, include, "include")
-    _check_globs(sites, exclude, "exclude")
+    check_globs(sites, include, "include")
+    check_globs(sites, exclude, "exclude")
     chosen, skipped = _choose(sites, include, exclude)
     for uses in chosen:
         _check_uses(uses)
@@ -187,7 +197,12 @@ def select(
     return Selection(sites, tuple(chosen), violating, tuple(skipped))
 
 
-def _check_globs(sites: Sequence[WeightSite], globs: Sequence[str], option: str) -> None:
+def check_globs(sites: Sequence[WeightSite], globs: Sequence[str], option: str) -> None:
+    """Refuse a glob that matches nothing.
+
+    Raises:
+        ConfigError: It is named, with what is near.
+    """
     names = sorted({name for site in sites for name in (site.tensor, site.node)})
     for glob in globs:
         if not any(_is_like(name, glob) for name in names):
@@ -201,7 +216,8 @@ def _check_globs(sites: Sequence[WeightSite], globs: Sequence[str], option: str)
             )
 
 
-def _matches(site: WeightSite, globs: Sequence[str]) -> bool:
+def matches_globs(site: WeightSite, globs: Sequence[str]) -> bool:
+    """Whether the tensor's or the node's name is like one of the globs."""
     return any(_is_like(name, glob) for glob in globs for name in (site.tensor, site.node))
 
 
@@ -220,8 +236,8 @@ def _choose(
     for uses in tensors.values():
         name = uses[0].tensor
         eligible = [site for site in uses if site.eligible]
-        excluded = next((site for site in uses if _matches(site, exclude)), None)
-        if include and not any(_matches(site, include) for site in uses):
+        excluded = next((site for site in uses if matches_globs(site, exclude)), None)
+        if include and not any(matches_globs(site, include) for site in uses):
             skipped.append((name, "not included"))
         elif excluded is not None:
             skipped.append((name, f"excluded (node {excluded.node!r})"))

@@ -20,7 +20,7 @@ from trtsparse.files.tensor import TensorRef, dtype_name
 from trtsparse.sparsity.pattern import TWO_FOUR, Pattern
 from trtsparse.sparsity.trace import Constant, Quantization, Scope, subgraphs, trace
 
-__all__ = ["WEIGHT_INPUTS", "WeightSite", "find_sites", "with_shapes"]
+__all__ = ["WEIGHT_INPUTS", "WeightSite", "find_sites", "inlined", "with_shapes"]
 
 _NO_SPARSE_KERNEL = {
     "ConvTranspose": "ConvTranspose: TensorRT is not known to use sparse kernels for it",
@@ -120,7 +120,7 @@ def find_sites(
 def with_shapes(proto: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]], name: str) -> onnx.ModelProto:
     """The skeleton with functions inlined, given input shapes set, and all shapes inferred that can be."""
     if proto.functions:
-        proto = _inlined(proto, name)
+        proto = inlined(proto, name)
     if shapes:
         proto = _copy_with_inputs(proto, shapes)
     try:
@@ -129,7 +129,12 @@ def with_shapes(proto: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]], n
         return proto  # contradictory shapes: sites are still found, their multiply-accumulates unknown
 
 
-def _inlined(proto: onnx.ModelProto, name: str) -> onnx.ModelProto:
+def inlined(proto: onnx.ModelProto, name: str) -> onnx.ModelProto:
+    """The skeleton with its local functions inlined.
+
+    Raises:
+        ModelError: They cannot be.
+    """
     try:
         return inliner.inline_local_functions(_with_defaults(proto))
     except (checker.ValidationError, RuntimeError, ValueError) as error:
