@@ -14,7 +14,8 @@ from trtsparse._version import __version__
 if TYPE_CHECKING:
     from trtsparse.accuracy.calibration import Calibration
     from trtsparse.accuracy.permute import PermuteResult, permute
-    from trtsparse.accuracy.prune import prune
+    from trtsparse.accuracy.prune import CalibratedResult, prune
+    from trtsparse.accuracy.sensitivity import Limit, LimitedResult, prune_within, sensitivity
     from trtsparse.bench.compare import compare
     from trtsparse.bench.measure import measure
     from trtsparse.bench.options import BenchOptions
@@ -37,7 +38,10 @@ __all__ = [
     "BenchOptions",
     "BuildConfig",
     "BuiltEngine",
+    "CalibratedResult",
     "Calibration",
+    "Limit",
+    "LimitedResult",
     "Measurement",
     "OnnxModel",
     "Pattern",
@@ -56,6 +60,8 @@ __all__ = [
     "measure",
     "permute",
     "prune",
+    "prune_within",
+    "sensitivity",
     "trtexec",
     "validate",
 ]
@@ -64,7 +70,10 @@ _HOMES = {
     "BenchOptions": "trtsparse.bench.options",
     "BuildConfig": "trtsparse.builder.config",
     "BuiltEngine": "trtsparse.builder.engine",
+    "CalibratedResult": "trtsparse.accuracy.prune",
     "Calibration": "trtsparse.accuracy.calibration",
+    "Limit": "trtsparse.accuracy.sensitivity",
+    "LimitedResult": "trtsparse.accuracy.sensitivity",
     "Measurement": "trtsparse.bench.records",
     "OnnxModel": "trtsparse.files.model",
     "Pattern": "trtsparse.sparsity.pattern",
@@ -82,6 +91,8 @@ _HOMES = {
     "measure": "trtsparse.bench.measure",
     "permute": "trtsparse.accuracy.permute",
     "prune": "trtsparse.accuracy.prune",
+    "prune_within": "trtsparse.accuracy.sensitivity",
+    "sensitivity": "trtsparse.accuracy.sensitivity",
     "trtexec": "trtsparse.trtexec.run",
     "validate": "trtsparse.sparsity.validate",
 }
