@@ -27,6 +27,14 @@ CASES = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def _gpu():
+    """Skips where there is none."""
+    gpu_world("cuda-python")
+    if not torch.cuda.is_available():
+        pytest.skip("this PyTorch was built without CUDA")
+
+
 def session(engine, **options):
     return Session(engine, cuda=gpu_world("cuda-python").cuda, options=SessionOptions(**options))
 

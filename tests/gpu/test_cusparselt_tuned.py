@@ -10,12 +10,14 @@ from trtsparse.precision.feeds import random_feeds
 from trtsparse.runtime.session import Session
 from trtsparse.sparsity.prune import prune
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.gpu
 
 
 def test_products_are_tuned_once_and_give_what_onnx_runtime_gives(tmp_path, monkeypatch):
     gpu_world("cuda-python")
+    if not torch.cuda.is_available():
+        pytest.skip("this PyTorch was built without CUDA")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     model = prune(models.get("mlp", widths=(1024, 2048, 1024))).model
     feeds = random_feeds(model, shapes={"input": (4096, 1024)})[0]
