@@ -64,6 +64,33 @@ def test_models_give_what_onnx_runtime_gives_within_sixteen_bits(name, options, 
     assert any(used.kernel is not None for used in engine.used)
 
 
+@pytest.mark.parametrize(("name", "options", "shapes"), CASES)
+def test_a_compiled_model_gives_the_same(name, options, shapes):
+    model = prune(models.get(name, **options)).model
+    engine = CusparseltEngine(model, compiled=True, choose=sparse_kernel)
+    with session(engine) as opened:
+        for feeds in random_feeds(model, shapes=shapes, count=2):
+            found = opened.run(feeds)
+            for output, values in OnnxRuntimeEngine(model).run(feeds).items():
+                close(found[output], values, 0.1)
+    assert any(used.kernel is not None for used in engine.used)
+
+
+def test_a_saved_engine_remembers_that_it_is_compiled_and_asks_about_unknown_products(tmp_path):
+    model = prune(models.get("mlp", widths=(256, 512, 64))).model
+    with session(CusparseltEngine(model, compiled=True, choose=sparse_kernel)) as opened:
+        opened.run(random_feeds(model, shapes={"input": (16, 256)})[0])
+        opened.engine.save(tmp_path / "mlp.trtsparse")
+    engine = CusparseltEngine(tmp_path / "mlp.trtsparse")
+    assert engine.compiled
+    with session(engine) as opened:
+        for rows in (16, 32):
+            feeds = random_feeds(model, shapes={"input": (rows, 256)})[0]
+            for output, values in opened.run(feeds).items():
+                close(values, OnnxRuntimeEngine(model).run(feeds)[output], 0.1)
+    assert all(used.kernel is not None for used in engine.used if used.gemm.m == 32)
+
+
 @pytest.mark.parametrize(
     ("package", "name", "shapes"),
     [("magika", "magika", {"bytes": (4, 2048)}), ("rapidocr", "ppocr-rec", None), ("rapidocr", "ppocr-det", None)],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Mapping
 
 from trtsparse.tune.cache import Cache
 from trtsparse.tune.gemm import Gemm
@@ -10,7 +11,20 @@ from trtsparse.tune.measure import Tuner
 from trtsparse.tune.result import Kernel
 from trtsparse.tune.tune import tune
 
-__all__ = ["Chooser"]
+__all__ = ["Choose", "Chooser", "Remembered", "question"]
+
+Choose = Callable[[Gemm, bool], "Kernel | None"]
+"""The kernel for a product, given whether its weight is compliant; None where neither library has one."""
+
+
+def question(gemm: Gemm, *, compliant: bool) -> str:
+    """What a `Choose` was asked, as a text.
+
+    Example:
+        >>> question(Gemm(8, 16, 32), compliant=False)
+        '8x16x32 bf16->bf16, dense weights'
+    """
+    return gemm.key if compliant else f"{gemm.key}, dense weights"
 
 
 class Chooser:
@@ -37,3 +51,20 @@ class Chooser:
         """
         with self._lock:
             return tune([gemm], cache=self._cache, tuner=self._tuner).kernel(gemm, compliant=compliant)
+
+
+class Remembered:
+    """Choices that were made before.
+
+    Args:
+        kernels: By their `question`.
+        otherwise: Asked for what is not among them.
+    """
+
+    def __init__(self, kernels: Mapping[str, Kernel | None], otherwise: Choose) -> None:
+        self._kernels, self._otherwise = kernels, otherwise
+
+    def __call__(self, gemm: Gemm, compliant: bool) -> Kernel | None:  # noqa: FBT001 - an engine's callback
+        """The kernel that was chosen, or is chosen now."""
+        asked = question(gemm, compliant=compliant)
+        return self._kernels[asked] if asked in self._kernels else self._otherwise(gemm, compliant)

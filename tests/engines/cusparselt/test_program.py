@@ -1,5 +1,7 @@
 """Graphs rewritten and executed with PyTorch on the CPU, against ONNX Runtime."""
 
+import shutil
+
 import numpy as np
 import onnx
 import pytest
@@ -8,6 +10,7 @@ from onnx import helper
 import models
 from tests.helpers import model, random, tensor
 from trtsparse.engines.cusparselt.graph import read_graph
+from trtsparse.engines.cusparselt.opaque import Opaque
 from trtsparse.engines.cusparselt.patterns import fuse
 from trtsparse.engines.cusparselt.program import Program, check_operators
 from trtsparse.engines.onnxruntime import OnnxRuntimeEngine
@@ -52,9 +55,9 @@ def check(source, shapes=None, *, tolerance=1e-4, seeds=2):
     ("name", "options", "shapes", "fused"),
     [
         ("mlp", {}, None, {"Linear": 3}),
-        ("llm-block", {"hidden": 64, "intermediate": 96}, None, {"Linear": 3, "RmsNorm": 1, "Silu": 1}),
-        ("bert-base", {**SMALL, "vocabulary": 99}, {"input_ids": (3, 20)}, {"Linear": 12, "Attention": 2, "Gelu": 0}),
-        ("bert-base", {**SMALL, "vocabulary": 99, "mask": True}, None, {"Linear": 12, "Attention": 2}),
+        ("llm-block", {"hidden": 64, "intermediate": 96}, None, {"Linear": 2, "RmsNorm": 1, "Silu": 1}),
+        ("bert-base", {**SMALL, "vocabulary": 99}, {"input_ids": (3, 20)}, {"Linear": 8, "Attention": 2, "Gelu": 0}),
+        ("bert-base", {**SMALL, "vocabulary": 99, "mask": True}, None, {"Linear": 8, "Attention": 2}),
         ("vit-base", {**SMALL, "image_size": 32, "num_classes": 10}, None, {"Linear": 9, "Attention": 2}),
         (
             "resnext50",
@@ -283,3 +286,54 @@ def test_a_step_that_fails_is_named():
     assert str(caught.value).startswith(
         "a step failed\n  where: ModelProto: node 'it' (Add)\n  got: The size of tensor a (3)"
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "shapes"),
+    [
+        ("bert-base", {**SMALL, "vocabulary": 99, "mask": True}, {"input_ids": (3, 20)}),
+        ("vit-base", {**SMALL, "image_size": 32, "num_classes": 10}, None),
+        ("resnext50", {"width": 8, "image_size": 64, "num_classes": 9}, None),
+        ("magika", {}, {"bytes": (3, 2048)}),
+        ("ppocr-det", {}, {"x": (1, 3, 64, 96)}),
+    ],
+)
+def test_a_traced_graph_computes_the_same_from_other_values(name, options, shapes):
+    source = models.get(name, **options)
+    graph = fuse(read_graph(OnnxModel.open(source)))
+    program = Program(graph, device="cpu", linear=opaque)
+    first, second = (
+        [torch.from_numpy(f[n]) for n in graph.inputs] for f in random_feeds(source, shapes=shapes, count=2)
+    )
+    with torch.inference_mode():
+        traced = program.trace(first)
+        for found, right in zip(traced(*second), program(second), strict=True):
+            torch.testing.assert_close(found, right)
+    assert "trtsparse.product" in traced.code
+
+
+def opaque(node, weight, bias):
+    compute = plain(node, weight, bias)
+    return Opaque.enter(compute, columns=len(weight), dtype=torch.float32)
+
+
+def test_a_traced_graph_compiles():
+    if shutil.which("g++") is None and shutil.which("clang++") is None:
+        pytest.skip("PyTorch compiles with a C++ compiler on a CPU")
+    source = models.get("llm-block", hidden=64, intermediate=96)
+    graph = fuse(read_graph(OnnxModel.open(source)))
+    program = Program(graph, device="cpu", linear=opaque)
+    feeds = random_feeds(source)[0]
+    with torch.inference_mode():
+        inputs = [torch.from_numpy(feeds[name]) for name in graph.inputs]
+        compiled = torch.compile(program.trace(inputs), fullgraph=True, dynamic=False)
+        torch.testing.assert_close(list(compiled(*inputs)), program(inputs))
+
+
+def test_a_closed_product_is_forgotten():
+    product = Opaque.enter(lambda x: 2 * x, columns=3, dtype=torch.float32)
+    assert product(torch.ones(2, 3)).tolist() == [[2.0] * 3] * 2
+    product.close()
+    product.close()
+    with pytest.raises(KeyError):
+        product(torch.ones(2, 3))

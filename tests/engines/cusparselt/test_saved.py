@@ -61,13 +61,6 @@ def test_external_data_are_saved_too(tmp_path):
         np.testing.assert_array_equal(values, arrays(proto)[name])
 
 
-def test_a_sparse_kernel_is_chosen_for_compliant_weights_only(saved):
-    assert saved.choose(GEMM, FITS) is SPARSE
-    assert saved.choose(GEMM, not FITS) is None
-    assert saved.choose(Gemm(1, 16, 32), not FITS) is DENSE
-    assert saved.choose(Gemm(3, 16, 32), FITS) is None
-
-
 def test_a_changed_member_is_refused(saved, tmp_path):
     path = write_saved(tmp_path / "mlp.trtsparse", saved)
     with zipfile.ZipFile(path) as archive:
@@ -86,12 +79,12 @@ def test_a_changed_member_is_refused(saved, tmp_path):
 def test_a_later_form_is_refused(tmp_path):
     path = tmp_path / "later.trtsparse"
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("manifest.json", json.dumps({"schema": "trtsparse.cusparselt/2"}))
+        archive.writestr("manifest.json", json.dumps({"schema": "trtsparse.cusparselt/3"}))
     with pytest.raises(PlanError) as caught:
         read_saved(path)
     assert str(caught.value) == (
-        f"a saved engine has another form\n  where: {path}\n  got: trtsparse.cusparselt/2\n"
-        "  expected: trtsparse.cusparselt/1\n  to fix: save it with this version of trtsparse"
+        f"a saved engine has another form\n  where: {path}\n  got: trtsparse.cusparselt/3\n"
+        "  expected: trtsparse.cusparselt/2\n  to fix: save it with this version of trtsparse"
     )
 
 

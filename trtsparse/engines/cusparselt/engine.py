@@ -6,7 +6,7 @@ import os
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ import onnx
 from trtsparse.engines.cusparselt.graph import read_graph
 from trtsparse.engines.cusparselt.operators import Tensor
 from trtsparse.engines.cusparselt.patterns import fuse
-from trtsparse.engines.cusparselt.products import Choose, Products, Used
+from trtsparse.engines.cusparselt.products import Products, Used
 from trtsparse.engines.cusparselt.program import Program, Shapes, check_operators
 from trtsparse.engines.cusparselt.saved import Saved, is_saved, read_saved, write_saved
 from trtsparse.engines.device import Allocate, ProfileShapes, Shape
@@ -25,7 +25,7 @@ from trtsparse.files.model import OnnxModel
 from trtsparse.precision.half import to_half
 from trtsparse.precision.specs import TensorSpec, input_specs, output_specs
 from trtsparse.tune import dense, sparse
-from trtsparse.tune.choose import Chooser
+from trtsparse.tune.choose import Choose, Chooser, Remembered
 
 __all__ = ["CusparseltEngine"]
 
@@ -47,6 +47,9 @@ class CusparseltEngine:
         precision: "bf16": float32 values are computed in bfloat16. "fp16": the model is converted first by
             `trtsparse.precision.half.to_half`, which leaves in float32 what would overflow. "typed": as the model is.
             By default what the saved engine has, else bf16.
+        compiled: Have torch.compile fuse what surrounds the products, for each shape when it is first executed: that
+            takes seconds to minutes, and needs Triton and a C compiler. By default what the saved engine has, else
+            False.
         choose: The kernel for each product. By default what a saved engine brings; for others the fastest one,
             measured when a shape is first executed, and kept in the user's cache.
 
@@ -68,11 +71,14 @@ class CusparseltEngine:
         *,
         device: int = 0,
         precision: str | None = None,
+        compiled: bool | None = None,
         choose: Choose | None = None,
     ) -> None:
+        _require_torch()  # constants are folded with it
         saved = read_saved(source) if isinstance(source, (str, os.PathLike)) and is_saved(source) else None
         model = OnnxModel.open(source) if saved is None else saved.model
         self.precision = precision or ("bf16" if saved is None else saved.precision)
+        self.compiled = compiled if compiled is not None else saved is not None and saved.compiled
         check_operators(fuse(read_graph(model)))  # before anything that takes long
         torch = _torch_with_gpu(device)
         if self.precision == "fp16" and saved is None:
@@ -88,12 +94,13 @@ class CusparseltEngine:
         self.products = Products(
             place,
             floating,
-            choose or (usable.choose if usable is not None else Chooser()),
+            choose or (Chooser() if usable is None else Remembered(usable.kernels, Chooser())),
             compressed=None if usable is None else usable.weights,
         )
         graph = fuse(read_graph(model))
         self.program = Program(graph, device=str(place), floating=floating, linear=self.products)
         self._layouts: dict[Shapes, dict[str, Shape]] = {}
+        self._compiled: dict[Shapes, Callable[..., Any]] = {}
 
     def _fits(self, saved: Saved) -> bool:
         """Whether a saved engine's kernels are for this GPU and these libraries; warns where they are not."""
@@ -128,9 +135,8 @@ class CusparseltEngine:
         Raises:
             OutputError: It cannot be written.
         """
-        kernels = {used.gemm.key: used.kernel for used in self.used}
-        found = Saved(self._model, self.precision, kernels, self.products.compressed(), made_on(self.device))
-        write_saved(path, found)
+        weights, device = self.products.compressed(), made_on(self.device)
+        write_saved(path, Saved(self._model, self.precision, self.products.chosen, weights, device, self.compiled))
 
     def layout(self, shapes: Shapes) -> dict[str, Shape]:
         """The outputs' shapes, found out by executing once on zeros, which libraries want before a capture anyway.
@@ -148,6 +154,31 @@ class CusparseltEngine:
                 found = {spec.name: tuple(value.shape) for spec, value in zip(self.outputs, outputs, strict=True)}
                 self._layouts[shapes] = found
         return found
+
+    def runner(self, shapes: Shapes) -> Callable[[list[Tensor]], list[Tensor]]:
+        """What executes these shapes: the program, compiled if that was asked for.
+
+        Raises:
+            EngineError: It cannot be compiled.
+        """
+        if not self.compiled:
+            return self.program
+        torch = _torch()
+        found = self._compiled.get(shapes)
+        if found is None:
+            found = torch.compile(self.program.trace(self.zeros(shapes)), fullgraph=True, dynamic=False)
+            try:
+                found(*self.zeros(shapes))
+            except RuntimeError as error:  # all of the compiler's are
+                raise EngineError(
+                    "torch.compile does not compile the model",
+                    where=self.description,
+                    got=str(error).strip().partition("\n")[0],
+                    fix="install Triton and a C compiler, or leave compiled=True out",
+                ) from error
+            self._compiled[shapes] = found
+        compiled = found
+        return lambda inputs: list(compiled(*inputs))
 
     def zeros(self, shapes: Shapes) -> list[Tensor]:
         """Inputs of given shapes."""
@@ -185,6 +216,7 @@ class CusparseltEngine:
         """Free plans and weights. Closing twice is harmless."""
         self.products.close()
         self._layouts.clear()
+        self._compiled.clear()
 
 
 @dataclass
@@ -283,15 +315,16 @@ class CusparseltContext:
                 torch.cuda.synchronize()
                 self._graphs.popitem(last=False)
             inputs = engine.zeros(self._shapes)
+            run = engine.runner(self._shapes)
             graph = torch.cuda.CUDAGraph()
             side = torch.cuda.Stream(device=engine.program.device)
             side.wait_stream(torch.cuda.current_stream())
             try:
                 with torch.cuda.stream(side):
-                    engine.program(inputs)  # outside of the capture: libraries allocate when they first see a shape
+                    run(inputs)  # outside of the capture: libraries allocate when they first see a shape
                 side.synchronize()
                 with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
-                    outputs = engine.program(inputs)
+                    outputs = run(inputs)
             except RuntimeError as error:
                 raise EngineError(
                     "the model cannot be captured in a CUDA graph", where=engine.description, got=str(error)
@@ -300,7 +333,7 @@ class CusparseltContext:
         return made
 
     def execute_profiled(self, stream: int) -> tuple[tuple[str, float], ...]:
-        """Execute step by step, without a graph, with events around each step.
+        """Execute step by step, without a graph and not compiled, with events around each step.
 
         Returns:
             (step, milliseconds), in order.
@@ -369,11 +402,15 @@ def _torch() -> Any:
     return torch
 
 
-def _torch_with_gpu(device: int) -> Any:
+def _require_torch() -> None:
     try:
-        torch = _torch()
+        _torch()
     except ImportError as error:
         raise MissingDependencyError("PyTorch is not installed", extra="torch", where=str(error)) from error
+
+
+def _torch_with_gpu(device: int) -> Any:
+    torch = _torch()
     count = torch.cuda.device_count()
     if device not in range(count):
         raise DeviceError(

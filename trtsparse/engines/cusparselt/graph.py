@@ -107,7 +107,8 @@ def read_graph(model: OnnxModel) -> Graph:
     """The model's graph, with local functions inlined and constants as arrays.
 
     Raises:
-        ModelError: There are no nodes, or a graph inside a node (If, Loop, Scan), which is not executed here.
+        ModelError: There are no nodes but constants, or what is not executed here: a graph inside a node (If, Loop,
+            Scan), or a constant of strings or of sparse values.
     """
     proto = model.proto
     if proto.functions:
@@ -118,21 +119,24 @@ def read_graph(model: OnnxModel) -> Graph:
     nodes = []
     for position, node in enumerate(graph.node):
         name = node.name or f"{node.op_type}_{position}"
+        where = f"{model.name}: node {name!r} ({node.op_type})"
         if any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute):
             raise ModelError(
                 "this engine does not execute graphs inside of nodes",
-                where=f"{model.name}: node {name!r} ({node.op_type})",
+                where=where,
                 fix="export the model without control flow, or run it with engine='onnxruntime'",
             )
         op = node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
         attributes = {attribute.name: _value(model, attribute) for attribute in node.attribute}
         if op == "Constant":
-            constants[node.output[0]] = _constant(attributes)
+            constants[node.output[0]] = _constant(attributes, where)
         else:
             nodes.append(Node(op, name, list(node.input), list(node.output), attributes, opset))
     inputs = [value.name for value in graph.input if value.name not in constants]
     if not nodes:
-        raise ModelError("the model has no nodes", where=model.name)
+        raise ModelError(
+            "the model has no nodes but constants", where=model.name, fix="run it with engine='onnxruntime'"
+        )
     return Graph(nodes, constants, inputs, [value.name for value in graph.output], model.name)
 
 
@@ -143,12 +147,18 @@ def _value(model: OnnxModel, attribute: onnx.AttributeProto) -> Any:
     return value.decode() if isinstance(value, bytes) else value
 
 
-def _constant(attributes: dict[str, Any]) -> np.ndarray:
-    (kind, value), *_ = attributes.items()
+def _constant(attributes: dict[str, Any], where: str) -> np.ndarray:
+    kind, value = next(iter(attributes.items()), ("no value", None))
     if kind == "value":
         return np.asarray(value)
     if kind in ("value_int", "value_ints"):
         return np.asarray(value, np.int64)
     if kind in ("value_float", "value_floats"):
         return np.asarray(value, np.float32)
-    raise ModelError("a constant of a kind that is not executed here", got=kind)
+    raise ModelError(
+        "a constant of a kind that is not executed here",
+        where=where,
+        got=kind,
+        expected="value, value_int, value_ints, value_float or value_floats",
+        fix="export it as a dense tensor of numbers, or run the model with engine='onnxruntime'",
+    )

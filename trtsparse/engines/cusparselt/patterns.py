@@ -13,6 +13,7 @@ import numpy as np
 
 from trtsparse.engines.cusparselt import fused, spatial
 from trtsparse.engines.cusparselt.graph import Graph, Node
+from trtsparse.engines.cusparselt.merging import merge_products
 from trtsparse.engines.cusparselt.operators import OPERATORS
 
 __all__ = ["fold_constants", "fuse"]
@@ -53,6 +54,7 @@ def fuse(graph: Graph) -> Graph:
     _fold_batch_norm(graph)
     for rewrite in (_gelu, _silu, _layer_norm, _rms_norm, _attention, _linear, _pointwise, _bias, _epilogue):
         _everywhere(graph, rewrite)
+    merge_products(graph)
     graph.prune()
     return graph
 

@@ -10,21 +10,21 @@ from typing import Any
 import numpy as np
 
 from trtsparse.engines.cusparselt.graph import Node
+from trtsparse.engines.cusparselt.opaque import Opaque
 from trtsparse.engines.cusparselt.operators import Tensor
 from trtsparse.engines.cusparselt.program import Linear, to_tensor
 from trtsparse.errors import EngineError
 from trtsparse.sparsity.pattern import TWO_FOUR, is_compliant
+from trtsparse.tune.choose import Choose, question
 from trtsparse.tune.dense import Algorithm, Dense, dense_form
 from trtsparse.tune.gemm import Gemm, Refused
 from trtsparse.tune.result import Kernel
 from trtsparse.tune.sparse import Configuration, Sparse
 
-__all__ = ["Choose", "Product", "Products", "Used"]
+__all__ = ["Product", "Products", "Used", "pass_ms"]
 
-Choose = Callable[[Gemm, bool], "Kernel | None"]
-"""The kernel for a product, given whether its weight is 2:4 compliant; None: PyTorch's own."""
 _NAMES = {"torch.bfloat16": "bf16", "torch.float16": "fp16"}
-_ELIGIBLE = 16  # bytes: what every dim of a sparse product is a multiple of
+_REPETITIONS = 20
 
 
 @dataclass(frozen=True)
@@ -58,15 +58,23 @@ class Products:
     def __init__(
         self, device: Any, floating: Any, choose: Choose, *, compressed: Mapping[str, bytes] | None = None
     ) -> None:
-        self.device, self.floating, self.choose = device, floating, choose
+        self.device, self.floating = device, floating
         self.stored = compressed or {}
         self.made: list[Product] = []
+        self.chosen: dict[str, Kernel | None] = {}
+        self._choose = choose
 
     def __call__(self, node: Node, weight: np.ndarray, bias: np.ndarray | None) -> Linear:
         """A product for a node; weights (N, K), bias (N,)."""
         product = Product(self, node, weight, bias)
         self.made.append(product)
         return product
+
+    def choose(self, gemm: Gemm, compliant: bool) -> Kernel | None:  # noqa: FBT001 - as it was given
+        """The kernel for a product, remembered in ``chosen``."""
+        kernel = self._choose(gemm, compliant)
+        self.chosen[question(gemm, compliant=compliant)] = kernel
+        return kernel
 
     @property
     def used(self) -> tuple[Used, ...]:
@@ -103,23 +111,36 @@ class Product:
         self._torch, self._owner, self._node = torch, owner, node
         self.n, self.k = weight.shape
         self.compliant = self.k % TWO_FOUR.m == 0 and is_compliant(np.ascontiguousarray(weight), axis=1)
-        self.weight = self._on_device(weight)
-        self.bias = None if bias is None else self._on_device(bias)
+        self._weight = self._typed(weight)
+        self._dense_weight: Tensor = None
+        self.bias = None if bias is None else self._typed(bias).to(owner.device)
         self._act = {"": None, "relu": torch.relu, "gelu": torch.nn.functional.gelu}[node.attributes["act"]]
         self.compressed: Tensor = None
         self.tensor = node.inputs[1]
         self._ready: dict[int, Callable[[Tensor], Tensor]] = {}
         self._undo = contextlib.ExitStack()
         self.used: list[Used] = []
+        self._opaque = Opaque.enter(self._compute, columns=self.n, dtype=self._weight.dtype)
+        self._undo.callback(self._opaque.close)
 
-    def _on_device(self, array: np.ndarray) -> Tensor:
+    def _typed(self, array: np.ndarray) -> Tensor:
+        """On the CPU."""
         value = to_tensor(array)
-        if self._owner.floating is not None and value.dtype == self._torch.float32:
-            value = value.to(self._owner.floating)
-        return value.to(self._owner.device)
+        wanted = self._owner.floating
+        return value.to(wanted) if wanted is not None and value.dtype == self._torch.float32 else value
+
+    @property
+    def weight(self) -> Tensor:
+        """(N, K), on the device from when a kernel first needs it."""
+        if self._dense_weight is None:
+            self._dense_weight = self._weight.to(self._owner.device)
+        return self._dense_weight
 
     def __call__(self, x: Tensor) -> Tensor:
         """(M, K) to (M, N)."""
+        return self._opaque(x)
+
+    def _compute(self, x: Tensor) -> Tensor:
         rows = x.shape[0]
         ready = self._ready.get(rows)
         if ready is None:
@@ -127,16 +148,11 @@ class Product:
         return ready(x)
 
     def _prepare(self, rows: int) -> Callable[[Tensor], Tensor]:
-        dtype = _NAMES.get(str(self.weight.dtype))
+        dtype = _NAMES.get(str(self._weight.dtype))
         if dtype is None:
             return self._by_torch
-        act = self._node.attributes["act"]
-        fused = "_".join(
-            part for part in ("bias" if self.bias is not None else "", act if act == "relu" else "") if part
-        )
-        gemm = Gemm(rows, self.n, self.k, dtype, epilogue=fused or "none")
-        kernel = self._owner.choose(gemm, self.compliant and self._fits(gemm))
-        self.used.append(Used(self._node.name, self._node.inputs[1], gemm, kernel))
+        gemm, kernel = self._choose(rows, dtype)
+        self.used.append(Used(self._node.name, self.tensor, gemm, kernel))
         if kernel is None:
             return self._by_torch
         try:
@@ -148,13 +164,33 @@ class Product:
                 got=f"{kernel.kind} kernel {kernel.name}: {refused}",
                 fix="tune on this machine",
             ) from refused
-        if act == "gelu":
-            return lambda x: self._torch.nn.functional.gelu(run(x))
-        return run
+        if self._act is None or gemm.activation:
+            return run
+        act = self._act
+        return lambda x: act(run(x))
 
-    def _fits(self, gemm: Gemm) -> bool:
+    def _choose(self, rows: int, dtype: str) -> tuple[Gemm, Kernel | None]:
+        """The kernel, and what of the activation it does too.
+
+        Not every kernel can do a GELU. One that can, by the approximation with tanh, is taken where the others are
+        not faster together with a GELU of its own.
+        """
+        bias, act = "bias" if self.bias is not None else "", self._node.attributes["act"]
+        fused = self._ask(rows, dtype, "_".join(filter(None, (bias, act))))
+        if act != "gelu":
+            return fused
+        plain = self._ask(rows, dtype, bias)
+        if fused[1] is None or plain[1] is None:
+            return plain if fused[1] is None else fused
+        y = self._torch.empty((rows, self.n), dtype=self._weight.dtype, device=self._owner.device)
+        alone_ms = pass_ms(self._torch, lambda: self._torch.nn.functional.gelu(y))
+        return fused if fused[1].ms <= plain[1].ms + alone_ms else plain
+
+    def _ask(self, rows: int, dtype: str, epilogue: str) -> tuple[Gemm, Kernel | None]:
+        gemm = Gemm(rows, self.n, self.k, dtype, epilogue=epilogue or "none")
         step = gemm.input_type.alignment
-        return not (gemm.n % step or gemm.k % step)
+        aligned = not (gemm.n % step or gemm.k % step)
+        return gemm, self._owner.choose(gemm, self.compliant and aligned)
 
     def _by_torch(self, x: Tensor) -> Tensor:
         y = self._torch.nn.functional.linear(x, self.weight, self.bias)
@@ -186,10 +222,11 @@ class Product:
         stored = self._owner.stored.get(self.tensor)
         if stored is not None and len(stored) == nbytes:
             return torch.frombuffer(bytearray(stored), dtype=torch.uint8).to(device)
+        dense = self._weight.to(device)
         compressed = torch.empty(nbytes, dtype=torch.uint8, device=device)
         working = torch.empty(max(scratch, 1), dtype=torch.uint8, device=device)
         problem.compress(
-            w=self.weight.data_ptr(),
+            w=dense.data_ptr(),
             compressed=compressed.data_ptr(),
             scratch=working.data_ptr(),
             stream=torch.cuda.current_stream(device).cuda_stream,
@@ -197,7 +234,7 @@ class Product:
         return compressed
 
     def _runner(self, gemm: Gemm, runner: Any, weight: Tensor, rows: int) -> Callable[[Tensor], Tensor]:
-        torch, device, floating = self._torch, self._owner.device, self.weight.dtype
+        torch, device, floating = self._torch, self._owner.device, self._weight.dtype
         nbytes = runner.workspace_nbytes
 
         def run(x: Tensor) -> Tensor:
@@ -221,3 +258,15 @@ class Product:
         """Destroy plans and descriptors."""
         self._undo.close()
         self._ready.clear()
+
+
+def pass_ms(torch: Any, work: Callable[[], Any]) -> float:
+    """Milliseconds that some work takes on the GPU, from events around several repetitions."""
+    work()
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    start.record()
+    for _ in range(_REPETITIONS):
+        work()
+    end.record()
+    end.synchronize()
+    return float(start.elapsed_time(end)) / _REPETITIONS

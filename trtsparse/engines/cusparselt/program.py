@@ -14,7 +14,7 @@ from trtsparse.engines.cusparselt.graph import Graph, Node
 from trtsparse.engines.cusparselt.operators import OPERATORS, Tensor
 from trtsparse.errors import EngineError, ModelError
 
-__all__ = ["Linear", "Program", "check_operators", "to_tensor"]
+__all__ = ["PRODUCTS", "Linear", "Program", "check_operators", "to_tensor"]
 
 Shapes = tuple[tuple[int, ...], ...]
 Linear = Callable[[Tensor], Tensor]
@@ -26,6 +26,8 @@ _HOST_INPUTS = {
     "Range": (0, 1, 2), "ReduceSum": (1,), "ReduceMean": (1,), "ReduceMax": (1,), "ReduceMin": (1,), "ReduceL2": (1,),
 }  # fmt: skip
 _HOST_OUTPUTS = {"Shape", "Size"}
+PRODUCTS = ("Linear", "QuantizedLinear")
+"""Nodes of products with weights."""
 
 
 def to_tensor(array: np.ndarray) -> Tensor:
@@ -61,7 +63,7 @@ def check_operators(graph: Graph) -> None:
 
 def _missing(node: Node) -> str:
     """What of a node is not executed here; "" for nothing."""
-    if node.op == "Linear":
+    if node.op in PRODUCTS:
         return ""
     if node.op not in OPERATORS:
         return node.op
@@ -117,6 +119,7 @@ class Program:
         self.graph, self.device, self.floating = graph, torch.device(device), floating
         self._constants: dict[tuple[str, bool], Tensor] = {}
         self._moved: dict[tuple[Shapes, str], Tensor] = {}
+        self._sizes: dict[Shapes, dict[str, Tensor]] = {}  # what steps on the host computed for inputs of some shapes
         self._on_host: set[str] = set()
         self.steps = self._plan(linear)
 
@@ -133,7 +136,7 @@ class Program:
                 on_host.update(node.outputs)
             slots = _HOST_INPUTS.get(node.op, ())
             sources = list(node.inputs)
-            if node.op == "Linear":
+            if node.op in PRODUCTS:
                 compute, sources = self._linear(node, linear), node.inputs[:1]
             elif node.op == "Cast" and self.floating is not None and not host:
                 cast, kind = OPERATORS["Cast"](node), self.floating
@@ -194,11 +197,38 @@ class Program:
             EngineError: A step failed; the node is named.
         """
         shapes = tuple(tuple(value.shape) for value in inputs)
-        values: dict[str, Tensor] = {}
-        for name, value in zip(self.graph.inputs, inputs, strict=True):
-            values[name] = self._on_device(value)
-        for step in self.steps:
-            work = partial(step.compute, *self._arguments(step, values, shapes))
+        return self._execute(inputs, shapes, self._sizes.setdefault(shapes, {}), self.steps, watch)
+
+    def trace(self, inputs: Sequence[Tensor]) -> Any:
+        """The same for inputs of these shapes as a graph of PyTorch's operators; executes twice.
+
+        Returns:
+            A ``torch.fx.GraphModule``: takes the inputs, returns the list of outputs.
+
+        Raises:
+            EngineError: As when it is called.
+        """
+        from torch.fx.experimental.proxy_tensor import make_fx
+
+        self(inputs)
+        shapes = tuple(tuple(value.shape) for value in inputs)
+        # as numpy arrays, which are no part of the graph
+        known = {name: _numpy(value) for name, value in self._sizes[shapes].items()}
+        steps = [step for step in self.steps if not step.on_host]
+        return make_fx(lambda *values: self._execute(values, shapes, known, steps))(*inputs)
+
+    def _execute(
+        self,
+        inputs: Sequence[Tensor],
+        shapes: Shapes,
+        sizes: dict[str, Any],
+        steps: Sequence[_Step],
+        watch: Callable[[str, Callable[[], Any]], Any] | None = None,
+    ) -> list[Tensor]:
+        """Take some steps; ``sizes`` holds what those on the host computed."""
+        values: dict[str, Tensor] = dict(zip(self.graph.inputs, map(self._on_device, inputs), strict=True))
+        for step in steps:
+            work = partial(step.compute, *self._arguments(step, values, sizes, shapes))
             try:
                 found = work() if watch is None or step.on_host else watch(step.node.name, work)
             except EngineError:
@@ -209,29 +239,34 @@ class Program:
                     where=f"{self.graph.name}: node {step.node.name!r} ({step.node.op})",
                     got=str(error),
                 ) from error
-            values.update(zip(step.node.outputs, found if isinstance(found, tuple) else (found,), strict=False))
+            whole = found if isinstance(found, tuple) else (found,)
+            (sizes if step.on_host else values).update(zip(step.node.outputs, whole, strict=False))
             for name in step.last:
                 values.pop(name, None)
-        return [self._output(values, name, shapes) for name in self.graph.outputs]
+        return [self._value(values, sizes, name, shapes, host=False) for name in self.graph.outputs]
 
-    def _arguments(self, step: _Step, values: dict[str, Tensor], shapes: Shapes) -> list[Tensor | None]:
+    def _arguments(
+        self, step: _Step, values: dict[str, Tensor], sizes: dict[str, Any], shapes: Shapes
+    ) -> list[Tensor | None]:
         return [
-            self._value(values, source, shapes, host=host) if source else None
+            self._value(values, sizes, source, shapes, host=host) if source else None
             for source, host in zip(step.sources, step.host, strict=True)
         ]
 
-    def _value(self, values: dict[str, Tensor], name: str, shapes: Shapes, *, host: bool) -> Tensor:
-        value = values.get(name)
-        if value is None:
-            return self._constants[name, host]
-        if host or name not in self._on_host:
-            return value
+    def _value(
+        self, values: dict[str, Tensor], sizes: dict[str, Any], name: str, shapes: Shapes, *, host: bool
+    ) -> Tensor:
+        if name in values:
+            return values[name]
+        if name not in sizes:
+            return self._constant(name, host=host)
+        if host:
+            return sizes[name]
         moved = self._moved.get((shapes, name))  # of these shapes it is always the same
         if moved is None:
-            moved = self._moved[shapes, name] = self._on_device(value)
+            moved = self._moved[shapes, name] = self._on_device(sizes[name])
         return moved
 
-    def _output(self, values: dict[str, Tensor], name: str, shapes: Shapes) -> Tensor:
-        if name not in values:
-            return self._constant(name, host=False)
-        return self._value(values, name, shapes, host=False)
+
+def _numpy(value: Tensor) -> np.ndarray:
+    return value.float().numpy() if str(value.dtype) == "torch.bfloat16" else value.numpy()  # type: ignore[no-any-return]

@@ -19,12 +19,11 @@ from typing import Any
 from trtsparse.errors import PlanError
 from trtsparse.files import atomic
 from trtsparse.files.model import OnnxModel
-from trtsparse.tune.gemm import Gemm
 from trtsparse.tune.result import Kernel
 
 __all__ = ["SCHEMA", "Saved", "is_saved", "read_saved", "write_saved"]
 
-SCHEMA = "trtsparse.cusparselt/1"
+SCHEMA = "trtsparse.cusparselt/2"
 _MANIFEST, _MODEL = "manifest.json", "model.onnx"
 _ZIP = b"PK\x03\x04"
 
@@ -35,10 +34,11 @@ class Saved:
 
     Attributes:
         model: The model.
-        precision: "fp16" or "bf16".
-        kernels: For each product by its key: the kernel; None for PyTorch's own.
+        precision: "bf16", "fp16" or "typed".
+        kernels: By what was asked (`trtsparse.tune.choose.question`): the kernel; None for PyTorch's own.
         weights: Compressed weights by the tensor's name.
         made_on: The GPU and the libraries that the kernels and the compressed weights are for.
+        compiled: Whether what surrounds the products is compiled.
     """
 
     model: OnnxModel
@@ -46,11 +46,7 @@ class Saved:
     kernels: Mapping[str, Kernel | None]
     weights: Mapping[str, bytes] = field(repr=False)
     made_on: Mapping[str, str]
-
-    def choose(self, gemm: Gemm, sparse: bool) -> Kernel | None:  # noqa: FBT001 - as `Products` calls it
-        """The kernel that was chosen for a product; None for one that was not there."""
-        kernel = self.kernels.get(gemm.key)
-        return None if kernel is None or (kernel.kind == "sparse" and not sparse) else kernel
+    compiled: bool = False
 
 
 def is_saved(path: str | os.PathLike[str]) -> bool:
@@ -89,6 +85,7 @@ def write_saved(path: str | os.PathLike[str], saved: Saved) -> Path:
             manifest = {
                 "schema": SCHEMA,
                 "precision": saved.precision,
+                "compiled": saved.compiled,
                 "made_on": dict(saved.made_on),
                 "kernels": {key: kernel and dataclasses.asdict(kernel) for key, kernel in saved.kernels.items()},
                 "weights": weights,
@@ -145,6 +142,7 @@ def _read(archive: zipfile.ZipFile, where: str) -> Saved:
         kernels={key: Kernel(**kernel) if kernel else None for key, kernel in manifest["kernels"].items()},
         weights={tensor: members[member] for tensor, member in manifest["weights"].items()},
         made_on={str(key): str(value) for key, value in manifest["made_on"].items()},
+        compiled=bool(manifest["compiled"]),
     )
 
 

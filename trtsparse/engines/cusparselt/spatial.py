@@ -146,9 +146,8 @@ def _resize(node: Node) -> Step:
         raise NotImplementedError("mode 'linear' with coordinates 'asymmetric'")
 
     def step(x: Tensor, _roi: Tensor = None, scales: Tensor | None = None, sizes: Tensor | None = None) -> Tensor:
-        if sizes is not None and sizes.numel():
-            wanted = numbers(sizes)[2:]
-        else:
+        wanted = [] if sizes is None else numbers(sizes)[2:]
+        if not wanted:
             wanted = [int(n * scale) for n, scale in zip(x.shape[2:], scales.tolist()[2:], strict=True)]  # type: ignore[union-attr]
         if mode == "nearest":
             if not exact and any(after % before for before, after in zip(x.shape[2:], wanted, strict=True)):

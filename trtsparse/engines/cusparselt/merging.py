@@ -1,0 +1,54 @@
+"""Products of the same input, such as those of queries, keys and values, become one: larger ones are faster."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from trtsparse.engines.cusparselt.graph import Graph, Node
+from trtsparse.sparsity.pattern import TWO_FOUR, is_compliant
+
+__all__ = ["merge_products"]
+
+
+def merge_products(graph: Graph) -> None:
+    """Replace products that read the same value by one of all their weights and a split of its result.
+
+    Those with compliant weights are kept apart from the others, and so are convolutions and what has an activation.
+    """
+    for products in list(_alike(graph)):
+        names = [[node.inputs[at] for node in products] for at in range(1, len(products[0].inputs))]
+        weights = [_rows(graph, node) for node in products]
+        inputs = [products[0].inputs[0], *(" + ".join(of_kind) for of_kind in names)]
+        graph.constants[inputs[1]] = np.concatenate(weights)
+        for bias in inputs[2:]:
+            graph.constants[bias] = np.concatenate([graph.constants[node.inputs[2]] for node in products])
+        name = " + ".join(node.name for node in products)
+        merged = Node("Linear", name, inputs, [f"{name} (merged)"], {"transposed": True, "act": ""})
+        lengths = {"axis": -1, "split": [len(weight) for weight in weights]}
+        split = Node("Split", f"{name} (split)", merged.outputs, [node.outputs[0] for node in products], lengths)
+        first = min(_position(graph, node) for node in products)
+        graph.nodes[first : first + 1] = [merged, split]
+        graph.nodes[:] = [node for node in graph.nodes if all(node is not gone for gone in products)]
+
+
+def _alike(graph: Graph) -> Iterator[Sequence[Node]]:
+    """Groups of products that can be one."""
+    found: dict[tuple[str, int, bool, str], list[Node]] = {}
+    for node in graph.nodes:
+        if node.op == "Linear" and not node.attributes.get("channels") and not node.attributes["act"]:
+            weight = _rows(graph, node)
+            compliant = weight.shape[1] % TWO_FOUR.m == 0 and is_compliant(np.ascontiguousarray(weight), axis=1)
+            found.setdefault((node.inputs[0], len(node.inputs), compliant, weight.dtype.name), []).append(node)
+    return (nodes for nodes in found.values() if len(nodes) > 1)
+
+
+def _rows(graph: Graph, node: Node) -> np.ndarray:
+    """The weight as (N, K)."""
+    weight = graph.constants[node.inputs[1]]
+    return weight if node.attributes["transposed"] else weight.T
+
+
+def _position(graph: Graph, node: Node) -> int:
+    return next(at for at, other in enumerate(graph.nodes) if other is node)
