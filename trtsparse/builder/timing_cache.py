@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from trtsparse.builder.logs import Log
-from trtsparse.errors import OutputError
 from trtsparse.files import atomic
+from trtsparse.files.locks import locked
 
 __all__ = ["attach", "update"]
 
@@ -41,7 +39,7 @@ def update(config: Any, path: Path, log: Log) -> None:
     cache = config.get_timing_cache()
     if cache is None:
         return
-    with _locked(path):
+    with locked(path, "the timing cache"):
         data = _read(path)
         if data:
             before = len(log.messages)
@@ -71,29 +69,3 @@ def _attach(config: Any, data: bytes, log: Log) -> bool:
 
 def _complaints(log: Log) -> bool:
     return bool(log.errors) or any("timing cache" in text.lower() for text in log.warnings)
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold the lock file beside the cache; it stays there, because removing it would race with the next holder."""
-    lock = path.with_name(path.name + ".lock")
-    try:
-        handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
-    except OSError as error:
-        raise OutputError("cannot lock the timing cache", where=lock, got=error.strerror) from error
-    try:
-        _lock(handle)
-        yield
-    finally:
-        os.close(handle)  # releases the lock
-
-
-def _lock(handle: int) -> None:
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        import msvcrt
-
-        msvcrt.locking(handle, msvcrt.LK_LOCK, 1)  # type: ignore[attr-defined]
-        return
-    fcntl.flock(handle, fcntl.LOCK_EX)

@@ -5,17 +5,17 @@ A result belongs to everything that times and kernels depend on: GPU, compute ca
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from trtsparse.errors import OutputError, TrtSparseError
 from trtsparse.files import atomic
+from trtsparse.files.locks import locked
 from trtsparse.tune.gemm import Gemm
 from trtsparse.tune.lessons import Lessons
 from trtsparse.tune.result import GemmResult
@@ -93,7 +93,7 @@ class Cache:
             OutputError: The file cannot be written.
         """
         self._make_folder()
-        with _locked(self.path):
+        with locked(self.path, "the cache"):
             devices = _read(self.path)
             known = devices.setdefault(_key(facts), Known())
             known.results |= {result.gemm: result for result in results}
@@ -152,29 +152,3 @@ def _document(devices: _Devices) -> str:
         lines = ",\n".join(json.dumps(known.results[gemm].to_dict()) for gemm in sorted(known.results))
         parts.append(f'{head}, "results": [\n{lines}]}}')
     return f'{{"schema": "{SCHEMA}", "devices": [\n' + ",\n".join(parts) + "]}\n"
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold the lock file beside the cache; it stays there, because removing it would race with the next holder."""
-    lock = path.with_name(path.name + ".lock")
-    try:
-        handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
-    except OSError as error:
-        raise OutputError("cannot lock the cache", where=lock, got=error.strerror) from error
-    try:
-        _lock(handle)
-        yield
-    finally:
-        os.close(handle)  # releases the lock
-
-
-def _lock(handle: int) -> None:
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        import msvcrt
-
-        msvcrt.locking(handle, msvcrt.LK_LOCK, 1)  # type: ignore[attr-defined]
-        return
-    fcntl.flock(handle, fcntl.LOCK_EX)
