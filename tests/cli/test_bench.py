@@ -102,6 +102,12 @@ def test_given_inputs_are_fed(model, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["inputs"] == {"x": {"shape": [5, 64], "random": False}}
 
 
+def test_an_archive_is_not_taken_for_an_array(model, tmp_path, capsys):
+    np.savez(tmp_path / "x.npz", x=random(5, 64))
+    assert main(["bench", str(model), "--input", f"x={tmp_path / 'x.npz'}", *QUICK]) == 2
+    assert f"error: the array cannot be read\n  where: --input x={tmp_path / 'x.npz'}\n" in capsys.readouterr().err
+
+
 def test_many_layers_are_cut_and_said_to_be(tmp_path, capsys):
     pytest.importorskip("onnxruntime")
     weights = [onnx.numpy_helper.from_array(random(8, 8, seed=i), f"w{i}") for i in range(40)]
@@ -126,7 +132,7 @@ def test_many_layers_are_cut_and_said_to_be(tmp_path, capsys):
         (["--percentiles", "90,x"], "cannot read the percentiles\n  where: --percentiles\n  got: 90,x\n  exp"),
         (["--percentiles", "101"], "a percentile is out of range\n  where: percentiles\n  got: 101.0"),
         (["--input", "x"], "cannot read an input\n  where: --input\n  got: x\n  expected: name=file.npy"),
-        (["--input", "x=/nowhere.npy"], "the arrays cannot be read\n  where: /nowhere.npy"),
+        (["--input", "x=/nowhere.npy"], "the array cannot be read\n  where: --input x=/nowhere.npy\n  got: "),
         (["--shapes", "z:1x64"], "the model has no such input\n  where: shapes\n  got: 'z'\n  expected: 'x'"),
         (["--shapes", "x:1x65"], "a shape contradicts the model"),
         (["--shapes", "x"], "cannot read a shape\n  where: --shapes\n  got: x\n  expected: name:1x3x224x224"),

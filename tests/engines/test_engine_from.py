@@ -59,11 +59,12 @@ def test_tensorrt_cannot_execute_an_onnx_model():
     )
 
 
-def test_onnx_runtime_cannot_execute_a_plan():
+@pytest.mark.parametrize(("engine", "named"), [("onnxruntime", "ONNX Runtime"), ("cusparselt", "this engine")])
+def test_a_plan_is_for_tensorrt_alone(engine, named):
     with pytest.raises(ConfigError) as caught:
-        engine_from(PLANS["TensorRT-RTX 1.7.1.116"], engine="onnxruntime")
+        engine_from(PLANS["TensorRT-RTX 1.7.1.116"], engine=engine)
     assert str(caught.value) == (
-        "ONNX Runtime cannot execute a plan\n"
+        f"{named} cannot execute a plan\n"
         "  where: engine\n"
         "  got: a plan of TensorRT-RTX 1.7.1.116\n"
         "  expected: an ONNX model\n"

@@ -19,6 +19,7 @@ MODEL = parser.parse_model(
     "g (float[n, 4] x, float[n, 4] z) => (float[n, 4] total, float[n, 4] difference)"
     "{ total = Add(x, z) difference = Sub(x, z) }"
 )
+PLAN = b"vtrt" + bytes(12) + (28).to_bytes(8, "little") + bytes([1, 7, 1, 116])  # its header
 
 
 def feed(value=1.0):
@@ -282,19 +283,20 @@ def test_an_onnx_model_has_no_gpu(options, where):
     )
 
 
-def test_a_plan_has_no_cpu_threads():
-    plan = b"vtrt" + bytes(12) + (28).to_bytes(8, "little") + bytes([1, 7, 1, 116])
+@pytest.mark.parametrize(("source", "engine"), [(PLAN, "auto"), (PLAN, "tensorrt"), (MODEL, "cusparselt")])
+def test_what_a_gpu_executes_has_no_cpu_threads(source, engine):
     with pytest.raises(ConfigError) as caught:
-        Session(plan, threads=2)
-    assert str(caught.value) == ("a plan is executed by a GPU\n  where: threads\n  got: 2\n  to fix: leave it out")
+        Session(source, engine=engine, threads=2)
+    assert str(caught.value) == (
+        "this is executed by a GPU, without threads of the CPU\n  where: threads\n  got: 2\n  to fix: leave it out"
+    )
 
 
 def test_a_plan_on_a_machine_without_a_gpu_says_so(monkeypatch):
     monkeypatch.setattr("trtsparse.runtime.session.count_gpus", lambda: 0)
-    plan = b"vtrt" + bytes(12) + (28).to_bytes(8, "little") + bytes([1, 7, 1, 116])
     for modules in ({"runtime": None, "pycuda": None}, {"runtime": make_runtime(MemoryCuda(), gpus=0)}):
         with installed_bindings(**modules), pytest.raises(DeviceError) as caught:
-            Session(plan)
+            Session(PLAN)
         assert str(caught.value) == (
             "a plan is executed by the library that built it, on an NVIDIA GPU\n"
             "  where: bytes\n"

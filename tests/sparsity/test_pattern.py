@@ -386,9 +386,9 @@ TYPES = (
             1,
             "the reduction axis is not a multiple of 4 long\n  got: 6 elements along axis 1 of (2, 6)",
         ),
-        (np.zeros((2, 4), np.float32), 2, "the array has no such axis\n  got: axis 2\n  expected: one of 2 axes"),
-        (np.zeros((2, 4), np.float32), -3, "the array has no such axis\n  got: axis -3\n  expected: one of 2 axes"),
-        (np.float32(1)[()].reshape(()), 0, "the array has no such axis\n  got: axis 0\n  expected: one of 0 axes"),
+        (np.zeros((2, 4), np.float32), 2, "the weight has no such axis\n  got: axis 2\n  expected: one of 2 axes"),
+        (np.zeros((2, 4), np.float32), -3, "the weight has no such axis\n  got: axis -3\n  expected: one of 2 axes"),
+        (np.float32(1)[()].reshape(()), 0, "the weight has no such axis\n  got: axis 0\n  expected: one of 0 axes"),
         (
             np.zeros(4, complex),
             0,

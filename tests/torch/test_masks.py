@@ -132,7 +132,7 @@ def test_a_mask_records_no_gradient_and_changes_nothing():
         ),
         (
             lambda: keep_mask(torch.ones(4), axis=1),
-            "the tensor has no such axis\n  got: axis 1\n  expected: one of 1 axes",
+            "the weight has no such axis\n  got: axis 1\n  expected: one of 1 axes",
         ),
         (
             lambda: keep_mask(torch.ones(4, dtype=torch.int32), axis=0),

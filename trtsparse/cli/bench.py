@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from trtsparse.cli import options as shared
 from trtsparse.errors import ConfigError
@@ -30,15 +29,11 @@ _MOST_LAYERS = 30
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments; most are fields of `trtsparse.bench.options.BenchOptions`."""
     parser.add_argument("model", metavar="MODEL_OR_PLAN", help="what to measure; recognised by its content")
-    parser.add_argument(
-        "--input", action="append", default=[], metavar="NAME=FILE.npy", help="one input's array; repeatable"
-    )
+    shared.add_inputs(parser)
     parser.add_argument(
         "--shapes", metavar="NAME:1x3x224x224,...", help="shapes of inputs, which are random otherwise"
     )
-    parser.add_argument(
-        "--engine", default="auto", choices=("auto", "onnxruntime", "tensorrt", "cusparselt"), help="default: auto"
-    )
+    shared.add_engine(parser)
     parser.add_argument("--device", type=int, metavar="N", help="the GPU's number, for a plan (default: 0)")
     parser.add_argument(
         "--cuda", default="auto", choices=("auto", "cuda-python", "pycuda"), help="the CUDA binding (default: auto)"
@@ -105,7 +100,7 @@ def run(options: argparse.Namespace) -> int:
     from trtsparse.bench.measure import bench
     from trtsparse.report.progress import progress_bar
 
-    feeds = _read_inputs(options.input)
+    feeds = shared.read_inputs(options.input)
     with progress_bar("measuring") as progress:
         found = bench(
             options.model,
@@ -152,18 +147,6 @@ def _percentiles(text: str) -> tuple[float, ...]:
         raise ConfigError(
             "cannot read the percentiles", where="--percentiles", got=text, expected="numbers from 0 to 100: 50,99"
         ) from error
-
-
-def _read_inputs(pairs: list[str]) -> dict[str, Any]:
-    from trtsparse.precision.feeds import FileFeeds
-
-    files = {}
-    for pair in pairs:
-        name, equals, path = pair.partition("=")
-        if not (name and equals and path):
-            raise ConfigError("cannot read an input", where="--input", got=pair, expected="name=file.npy")
-        files[name] = Path(path)
-    return dict(FileFeeds([files])[0])
 
 
 def _print(found: Measurement) -> None:

@@ -5,11 +5,48 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
-from trtsparse.errors import ConfigError
+from trtsparse.errors import ConfigError, FeedError
 
-__all__ = ["add_json", "add_unknown_operators", "parse_shapes", "print_json", "say"]
+__all__ = [
+    "add_engine",
+    "add_files",
+    "add_inputs",
+    "add_json",
+    "add_pattern",
+    "add_unknown_operators",
+    "parse_shapes",
+    "print_json",
+    "read_inputs",
+    "say",
+]
+
+
+def add_files(parser: argparse.ArgumentParser) -> None:
+    """Add the model to read and ``--output``, the model to write."""
+    parser.add_argument("model", metavar="IN", help="ONNX model")
+    parser.add_argument("-o", "--output", metavar="OUT", required=True, help="where to write; may be IN itself")
+
+
+def add_pattern(parser: argparse.ArgumentParser) -> None:
+    """Add ``--pattern``."""
+    parser.add_argument("--pattern", default="2:4", metavar="N:M", help="default: 2:4")
+
+
+def add_inputs(parser: argparse.ArgumentParser) -> None:
+    """Add ``--input``, which `read_inputs` reads."""
+    parser.add_argument(
+        "--input", action="append", default=[], metavar="NAME=FILE.npy", help="one input's array; repeatable"
+    )
+
+
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    """Add ``--engine``."""
+    parser.add_argument(
+        "--engine", default="auto", choices=("auto", "onnxruntime", "tensorrt", "cusparselt"), help="default: auto"
+    )
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
@@ -36,6 +73,28 @@ def print_json(document: dict[str, Any]) -> None:
 def say(text: str) -> None:
     """Print a line for people to stderr, where it does not disturb what a program reads from stdout."""
     print(text, file=sys.stderr)
+
+
+def read_inputs(pairs: list[str]) -> dict[str, Any]:
+    """Read the arrays of "name=file.npy".
+
+    Raises:
+        ConfigError: Not of this form.
+        FeedError: A file cannot be read, or holds no array.
+    """
+    import numpy as np
+
+    feeds = {}
+    for pair in pairs:
+        name, equals, path = pair.partition("=")
+        if not (name and equals and path):
+            raise ConfigError("cannot read an input", where="--input", got=pair, expected="name=file.npy")
+        try:
+            with Path(path).open("rb") as file:
+                feeds[name] = np.lib.format.read_array(file, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise FeedError("the array cannot be read", where=f"--input {pair}", got=str(error)) from error
+    return feeds
 
 
 def parse_shapes(text: str | None) -> dict[str, tuple[int, ...]] | None:

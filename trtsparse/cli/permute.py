@@ -11,15 +11,14 @@ __all__ = ["configure", "run"]
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("model", metavar="IN", help="ONNX model")
-    parser.add_argument("-o", "--output", metavar="OUT", required=True, help="where to write; may be IN itself")
+    shared.add_files(parser)
     parser.add_argument(
         "--include", action="append", default=[], metavar="GLOB", help="keep more in weights like this; repeatable"
     )
     parser.add_argument(
         "--exclude", action="append", default=[], metavar="GLOB", help="leave weights like this alone; repeatable"
     )
-    parser.add_argument("--pattern", default="2:4", metavar="N:M", help="default: 2:4")
+    shared.add_pattern(parser)
     parser.add_argument(
         "--time-limit",
         type=float,

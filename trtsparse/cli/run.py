@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from trtsparse.cli import options as shared
-from trtsparse.errors import ConfigError, FeedError
+from trtsparse.errors import ConfigError
 
 __all__ = ["configure", "run"]
 
@@ -15,14 +15,10 @@ __all__ = ["configure", "run"]
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("model", metavar="PLAN_OR_ONNX", help="what to run; recognised by its content")
-    parser.add_argument(
-        "--input", action="append", default=[], metavar="NAME=FILE.npy", help="one input's array; repeatable"
-    )
+    shared.add_inputs(parser)
     parser.add_argument("--random", action="store_true", help="random arrays for the inputs that are not given")
     parser.add_argument("--shapes", metavar="NAME:1x3x224x224,...", help="shapes of random inputs")
-    parser.add_argument(
-        "--engine", default="auto", choices=("auto", "onnxruntime", "tensorrt", "cusparselt"), help="default: auto"
-    )
+    shared.add_engine(parser)
     parser.add_argument("-o", "--output", metavar="OUT.npz", help="write the outputs' arrays")
     shared.add_json(parser)
 
@@ -31,7 +27,7 @@ def run(options: argparse.Namespace) -> int:
     """Run and print what came out."""
     from trtsparse.runtime.session import Session
 
-    feeds = _read_inputs(options.input)
+    feeds = shared.read_inputs(options.input)
     with Session(options.model, engine=options.engine) as session:
         if options.random:
             from trtsparse.engines import plan_header
@@ -57,22 +53,6 @@ def run(options: argparse.Namespace) -> int:
         for name, facts in summary.items():
             print(f"{name}: " + ", ".join(f"{key} {value}" for key, value in facts.items()))
     return 0
-
-
-def _read_inputs(pairs: list[str]) -> dict[str, Any]:
-    import numpy as np
-
-    feeds = {}
-    for pair in pairs:
-        name, equals, path = pair.partition("=")
-        if not (name and equals and path):
-            raise ConfigError("cannot read an input", where="--input", got=pair, expected="name=file.npy")
-        try:
-            with Path(path).open("rb") as file:
-                feeds[name] = np.lib.format.read_array(file, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise FeedError("the array cannot be read", where=f"--input {pair}", got=str(error)) from error
-    return feeds
 
 
 def _summary(array: Any) -> dict[str, Any]:

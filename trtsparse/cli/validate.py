@@ -28,7 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         choices=("stored", "fp32", "fp16", "bf16", "int8"),
         help="judge the values as they will be after conversion",
     )
-    parser.add_argument("--pattern", default="2:4", metavar="N:M", help="default: 2:4")
+    shared.add_pattern(parser)
     parser.add_argument(
         "--shapes", metavar="NAME:1x3x224x224,...", help="input shapes, to count the work of a dynamic model"
     )

@@ -107,7 +107,12 @@ class Session:
         from trtsparse.runtime.device import DeviceRunner
 
         if threads is not None:
-            raise ConfigError("a plan is executed by a GPU", where="threads", got=threads, fix="leave it out")
+            raise ConfigError(
+                "this is executed by a GPU, without threads of the CPU",
+                where="threads",
+                got=threads,
+                fix="leave it out",
+            )
         if device is None:
             device = source.device if isinstance(source, DeviceEngine) else getattr(cuda, "device", 0)
         try:

@@ -25,6 +25,7 @@ __all__ = [
     "Chunk",
     "Counter",
     "Elements",
+    "checked_axis",
     "chunks_of",
     "elements_of",
     "grouped_view",
@@ -109,18 +110,27 @@ def elements_of(weights: np.ndarray) -> Elements:
     return elements
 
 
+def checked_axis(shape: tuple[int, ...], axis: int, m: int) -> int:
+    """The reduction axis, counted from the front.
+
+    Raises:
+        PatternError: It does not exist, or its length is not a multiple of ``m``.
+    """
+    if not -len(shape) <= axis < len(shape):
+        raise PatternError("the weight has no such axis", got=f"axis {axis}", expected=f"one of {len(shape)} axes")
+    axis %= len(shape)
+    if shape[axis] % m:
+        raise PatternError(
+            f"the reduction axis is not a multiple of {m} long",
+            got=f"{shape[axis]} elements along axis {axis} of {tuple(shape)}",
+        )
+    return axis
+
+
 def grouped_view(weights: np.ndarray, axis: int, m: int) -> tuple[np.ndarray, Elements]:
     """The array's elements as ``(rows, m, inner)``, a view when it is C-contiguous, and how to handle them."""
     elements = elements_of(weights)
-    if not -weights.ndim <= axis < weights.ndim:
-        raise PatternError("the array has no such axis", got=f"axis {axis}", expected=f"one of {weights.ndim} axes")
-    axis %= weights.ndim
-    length = weights.shape[axis]
-    if length % m:
-        raise PatternError(
-            f"the reduction axis is not a multiple of {m} long",
-            got=f"{length} elements along axis {axis} of {weights.shape}",
-        )
+    axis = checked_axis(weights.shape, axis, m)
     inner = math.prod(weights.shape[axis + 1 :])
     rows = weights.size // (m * inner) if inner else 0
     contiguous = np.ascontiguousarray(weights)
@@ -294,7 +304,13 @@ def prune_chunk(chunk: np.ndarray, elements: Elements, n: int) -> int:
 
 
 def two_axis_candidates(m: int, n: int) -> np.ndarray:
-    """All m x m 0/1 matrices with n ones in each row and column, flattened: ``(count, m * m)``."""
+    """All m x m 0/1 matrices with n ones in each row and column, flattened: ``(count, m * m)``.
+
+    Raises:
+        PatternError: There are too many of them: ``m`` is larger than 4.
+    """
+    if m > 4:
+        raise PatternError("two axes at once are only searched for M up to 4", got=f"{n}:{m}")
     rows = [row for row in itertools.product((0, 1), repeat=m) if sum(row) == n]
     found = [
         np.array(matrix).reshape(-1)

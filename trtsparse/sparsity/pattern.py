@@ -207,17 +207,15 @@ def keep_mask_two_axes(weights: np.ndarray, *, axes: tuple[int, int], pattern: P
         ([2, 2, 2, 2], [2, 2, 2, 2])
     """
     m = pattern.m
-    if m > 4:
-        raise PatternError("two axes at once are only searched for M up to 4", got=str(pattern))
+    candidates = two_axis_candidates(m, pattern.n)
     for axis in axes:
-        grouped_view(weights, axis, pattern.m)
+        grouped_view(weights, axis, m)
     moved = np.moveaxis(weights, axes, (-2, -1))
     *batch, height, width = moved.shape
     blocks = moved.reshape(*batch, height // m, m, width // m, m).swapaxes(-3, -2)
     magnitude = np.abs(blocks.astype(np.float64)).reshape(-1, m * m)
     largest = np.finfo(np.float64).max / (m * m)  # stands for inf and NaN, so that sums stay finite
     magnitude = np.minimum(np.nan_to_num(magnitude, nan=largest, posinf=largest), largest)
-    candidates = two_axis_candidates(m, pattern.n)
     pieces = np.array_split(magnitude, len(magnitude) // CHUNK + 1)
     best = np.concatenate([np.argmax(piece @ candidates.T.astype(np.float64), axis=1) for piece in pieces])
     kept = candidates[best].reshape(blocks.shape).swapaxes(-3, -2).reshape(moved.shape)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from trtsparse.errors import PatternError
-from trtsparse.sparsity.kernels import two_axis_candidates
+from trtsparse.sparsity.kernels import checked_axis, two_axis_candidates
 from trtsparse.sparsity.pattern import TWO_FOUR, Pattern
 
 __all__ = ["apply_mask", "is_compliant", "keep_mask", "keep_mask_two_axes", "nonzero"]
@@ -36,7 +36,7 @@ def keep_mask(weight: Tensor, *, axis: int, pattern: Pattern = TWO_FOUR) -> Tens
         >>> keep_mask(torch.tensor([1.0, -3, 2, 2]), axis=0).tolist()
         [False, True, True, False]
     """
-    axis = _checked(weight, axis, pattern.m)
+    axis = checked_axis(weight.shape, axis, pattern.m)
     magnitude = _grouped(_magnitude(weight), axis, pattern.m)
     kept = _kept(magnitude.movedim(axis + 1, 0).contiguous(), pattern.n)
     return kept.movedim(0, axis + 1).reshape(weight.shape).contiguous()
@@ -64,16 +64,14 @@ def keep_mask_two_axes(weight: Tensor, *, axes: tuple[int, int], pattern: Patter
         ([2, 2, 2, 2], [2, 2, 2, 2])
     """
     m = pattern.m
-    if m > 4:
-        raise PatternError("two axes at once are only searched for M up to 4", got=str(pattern))
-    first, second = (_checked(weight, axis, m) for axis in axes)
+    candidates = torch.from_numpy(two_axis_candidates(m, pattern.n)).to(weight.device)
+    first, second = (checked_axis(weight.shape, axis, m) for axis in axes)
     _bits(weight)  # refuses other types
     moved = weight.detach().movedim((first, second), (-2, -1))
     blocks = _grouped(_grouped(moved, moved.ndim - 1, m), moved.ndim - 2, m).transpose(-3, -2)
     magnitude = blocks.to(torch.float32).abs().reshape(-1, m * m)
     largest = torch.finfo(torch.float32).max / (m * m)  # stands for inf and NaN, so that sums stay finite
     magnitude = magnitude.nan_to_num(nan=largest, posinf=largest).clamp(max=largest)
-    candidates = torch.from_numpy(two_axis_candidates(m, pattern.n)).to(weight.device)
     scores = candidates.to(torch.float32).T
     best = torch.cat([(piece @ scores).argmax(dim=1) for piece in torch.split(magnitude, _BLOCKS)])
     kept = candidates[best].reshape(blocks.shape).transpose(-3, -2).reshape(moved.shape)
@@ -115,7 +113,7 @@ def is_compliant(weight: Tensor, *, axis: int, pattern: Pattern = TWO_FOUR) -> b
         >>> is_compliant(torch.tensor([1.0, 0, 2, 0]), axis=0)
         True
     """
-    axis = _checked(weight, axis, pattern.m)
+    axis = checked_axis(weight.shape, axis, pattern.m)
     counts = _grouped(nonzero(weight), axis, pattern.m).sum(dim=axis + 1, dtype=torch.uint8)
     return not bool((counts > pattern.n).any())
 
@@ -135,18 +133,6 @@ def _magnitude(weight: Tensor) -> Tensor:
     """Integers in the order of magnitude: the bits of a float without its sign."""
     bits = _bits(weight)
     return bits & torch.iinfo(bits.dtype).max
-
-
-def _checked(weight: Tensor, axis: int, m: int) -> int:
-    """The axis, counted from the front."""
-    if not -weight.ndim <= axis < weight.ndim:
-        raise PatternError("the tensor has no such axis", got=f"axis {axis}", expected=f"one of {weight.ndim} axes")
-    if weight.shape[axis] % m:
-        raise PatternError(
-            f"the reduction axis is not a multiple of {m} long",
-            got=f"{weight.shape[axis]} elements along axis {axis} of {tuple(weight.shape)}",
-        )
-    return axis if axis >= 0 else axis + weight.ndim
 
 
 def _grouped(values: Tensor, axis: int, m: int) -> Tensor:
