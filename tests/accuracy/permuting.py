@@ -15,6 +15,7 @@ from trtsparse.sparsity.pattern import TWO_FOUR
 from trtsparse.sparsity.weights import find_sites
 
 TOLERANCE = 2e-5
+IMAGE = [2, 3, 8, 8]
 
 
 def layout_of(source, *, excluded=()):
@@ -110,3 +111,24 @@ class Net:
         domains = sorted({node.domain for node in self.nodes} - {""})
         imports = [helper.make_opsetid("", self.opset), *(helper.make_opsetid(domain, 1) for domain in domains)]
         return helper.make_model(graph, opset_imports=imports, ir_version=10, **fields)
+
+
+def image_net(between, *, channels=16, outputs=8, opset=17, reads=None):
+    """conv a -> what the test is about -> conv z."""
+    net = Net(opset)
+    x = net.conv("a", net.input("x", IMAGE), 3, channels, kernel=3)
+    y = between(net, x)
+    return net.model(net.conv("z", y, reads or channels, outputs))
+
+
+def token_net(between, *, channels=16, opset=17, reads=None):
+    """matmul a -> what the test is about -> matmul z, on (N, S, C)."""
+    net = Net(opset)
+    x = net.linear("a", net.input("x", ["N", "S", 12]), 12, channels)
+    y = between(net, x)
+    return net.model(net.linear("z", y, reads or channels, 8))
+
+
+def left_alone(model):
+    """Tensor name to the reason why its channels keep their order."""
+    return dict(layout_of(model).left_alone)

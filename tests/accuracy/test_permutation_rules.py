@@ -2,34 +2,9 @@
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
-from tests.accuracy.permuting import Net, assert_unchanged, layout_of, shuffled
-
-IMAGE = [2, 3, 8, 8]
-
-
-def image_net(between, *, channels=16, outputs=8, opset=17, reads=None):
-    """conv a -> what the test is about -> conv z."""
-    net = Net(opset)
-    x = net.conv("a", net.input("x", IMAGE), 3, channels, kernel=3)
-    y = between(net, x)
-    return net.model(net.conv("z", y, reads or channels, outputs))
-
-
-def token_net(between, *, channels=16, opset=17, reads=None):
-    """matmul a -> what the test is about -> matmul z, on (N, S, C)."""
-    net = Net(opset)
-    x = net.linear("a", net.input("x", ["N", "S", 12]), 12, channels)
-    y = between(net, x)
-    return net.model(net.linear("z", y, reads or channels, 8))
-
-
-def left_alone(model):
-    return dict(layout_of(model).left_alone)
-
+from tests.accuracy.permuting import IMAGE, Net, assert_unchanged, image_net, layout_of, shuffled, token_net
 
 POINTWISE = ["Relu", "Sigmoid", "HardSwish", "Erf", "Tanh", "Softplus", "Abs", "Identity", "Neg"]
 
@@ -178,15 +153,6 @@ def test_split_and_slice_permute_each_part_within_itself(cut):
     assert assert_unchanged(image_net(between, reads=12)) == {"a", "a_bias", "b", "b_bias", "z"}
 
 
-def test_every_other_channel_is_no_part():
-    def between(net, x):
-        return net.node("Slice", x, net.ints(0), net.ints(16), net.ints(1), net.ints(2))
-
-    model = image_net(between, reads=8)
-    assert assert_unchanged(model) == set()
-    assert left_alone(model)["z"] == "Slice 'Slice1' takes a range that is not known, or not every element of it"
-
-
 @pytest.mark.parametrize("flat", ["Flatten", "Reshape"])
 def test_a_flattened_image_is_permuted_in_blocks(flat):
     net = Net()
@@ -205,10 +171,6 @@ def test_channels_last():
         return net.node("Transpose", net.node("Reshape", x, net.ints(2, 8, 8, 8)), perm=[0, 3, 1, 2])
 
     assert assert_unchanged(image_net(between, reads=8)) == {"a", "a_bias", "b", "b_bias", "z"}
-
-
-def pool(net, x, op, **attributes):
-    return net.node(op, x, **attributes)
 
 
 @pytest.mark.parametrize(
@@ -356,49 +318,6 @@ def test_tied_weights_whose_uses_agree_are_permuted():
     assert assert_unchanged(model) == {"a", "a_bias", "tied", "z"}
 
 
-def test_tied_weights_whose_uses_disagree_are_left_alone():
-    net = Net()
-    tied = net.weight("tied", 16, 16)
-    x = net.node("MatMul", net.input("x", [4, 16]), tied)
-    model = net.model(net.node("MatMul", net.node("Relu", x), tied))
-    assert assert_unchanged(model) == set()
-    assert left_alone(model) == {"tied": "graph input 'x'"}
-
-
-# what ends a group
-
-
-def padded(net, x):
-    x = net.node("Pad", x, net.ints(0, 4, 0, 0, 0, 0, 0, 0))
-    return net.node("Slice", x, net.ints(0), net.ints(16), net.ints(1))
-
-
-ENDS = {
-    "Softmax": (lambda net, x: net.node("Softmax", x, axis=1), "Softmax 'Softmax1' is over this axis"),
-    "CumSum": (lambda net, x: net.node("CumSum", x, net.ints(1)), "CumSum 'CumSum1' is not followed"),
-    "LRN": (lambda net, x: net.node("LRN", x, size=3), "LRN 'LRN1' is not followed"),
-    "Gather": (
-        lambda net, x: net.node("Gather", x, net.ints(*range(15, -1, -1)), axis=1),
-        "Gather 'Gather1' takes elements by their number",
-    ),
-    "Pad": (padded, "Pad 'Pad1' pads this axis"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", ENDS)
-def test_an_operator_that_depends_on_the_order_keeps_it(name):
-    between, reason = ENDS[name]
-    model = image_net(between)
-    assert assert_unchanged(model) == set()
-    assert left_alone(model)["z"] == reason
-
-
-def test_a_reshape_that_cuts_across_channels_keeps_them():
-    model = image_net(lambda net, x: net.node("Reshape", x, net.ints(2, 16, 6, 8)), channels=12, reads=16)
-    assert assert_unchanged(model) == set()
-    assert left_alone(model)["z"] == "Reshape 'Reshape1' does not keep this axis"
-
-
 def test_a_reshape_that_moves_whole_factors_of_an_axis_is_followed():
     """Of 16 channels as 8 x 2, height and width, the 2 and the height become channels."""
 
@@ -408,28 +327,6 @@ def test_a_reshape_that_moves_whole_factors_of_an_axis_is_followed():
     assert assert_unchanged(image_net(between)) == {"a", "a_bias", "z"}
 
 
-def test_softmax_of_old_opsets_is_over_all_later_axes():
-    model = token_net(lambda net, x: net.node("Softmax", x, axis=1), opset=11)
-    assert assert_unchanged(model) == set()
-    assert left_alone(model)["z"] == "Softmax 'Softmax2' is over this axis"
-
-
-def test_graph_inputs_and_outputs_keep_their_order():
-    net = Net()
-    x = net.conv("b", net.conv("a", net.input("x", [1, 8, 4, 4]), 8, 16), 16, 12)
-    model = net.model(x, "conv0")
-    assert assert_unchanged(model) == set()
-    assert left_alone(model) == {"a": "graph input 'x'", "b": "graph output 'conv0'"}
-
-
-def test_broadcasts_of_old_opsets_end_the_group():
-    net = Net(6)
-    x = net.node("Gemm", net.input("x", [16, 12]), net.weight("a", 12, 16), net.weight("a_bias", 16), broadcast=1)
-    x = net.node("Add", x, net.weight("b", 16), broadcast=1, axis=0)
-    model = net.model(net.node("MatMul", x, net.weight("z", 16, 8)))
-    assert dict(layout_of(model).left_alone)["z"] == "Add 'Add1' broadcasts in the way of opsets before 7"
-
-
 @pytest.mark.parametrize("first", [True, False])
 def test_products_with_a_vector(first):
     net = Net()
@@ -437,132 +334,3 @@ def test_products_with_a_vector(first):
     x = net.node("Transpose", x) if first else x
     x = net.node("MatMul", net.weight("v", 16), x) if first else net.node("MatMul", x, net.weight("v", 16))
     assert assert_unchanged(net.model(x)) == {"a", "a_bias", "v"}
-
-
-def test_a_dim_of_unknown_size_ends_the_group():
-    net = Net()
-    x = net.linear("a", net.input("x", [4, 12]), 12, 16)
-    model = net.model(net.linear("z", net.node("Add", x, net.input("y", [4, "?"])), 16, 8))
-    feeds = [{"x": np.ones((4, 12), np.float32), "y": np.arange(64, dtype=np.float32).reshape(4, 16)}]
-    assert assert_unchanged(model, feeds=feeds) == set()
-    assert left_alone(model)["z"] == "Add 'Add2' has a dim whose size is not known"
-
-
-def test_max_pool_indices_end_the_group():
-    def between(net, x):
-        y, index = net.node("MaxPool", x, outputs=2, kernel_shape=[1, 1])
-        return net.node("Add", y, net.node("Cast", index, to=1))
-
-    model = image_net(between)
-    assert assert_unchanged(model) == set()
-    assert left_alone(model)["z"] == "MaxPool 'MaxPool1' gives indices that depend on the order"
-
-
-def test_what_a_subgraph_reads_keeps_its_order():
-    net = Net()
-    x = net.node("Relu", net.linear("a", net.input("x", [4, 12]), 12, 16))
-    branches = []
-    for name in ("then", "else"):
-        inner = Net()
-        product = name == "then"
-        inner.node("MatMul" if product else "Add", x, inner.weight("then_w", 16, 16) if product else x)
-        inner.nodes[0].output[0] = name
-        output = helper.make_tensor_value_info(inner.nodes[0].output[0], TensorProto.FLOAT, [4, 16])
-        branches.append(helper.make_graph(inner.nodes, name, [], [output], inner.weights))
-    net.input("which", [], TensorProto.BOOL)
-    y = net.node("If", "which", then_branch=branches[0], else_branch=branches[1])
-    model = net.model(net.linear("z", net.node("Add", x, y), 16, 8))
-    assert assert_unchanged(model) == set()
-    assert left_alone(model)["z"] == "read inside the subgraphs of If 'If3'"
-    assert left_alone(model)["then_w"] == "it is inside a subgraph (If, Loop or Scan)"
-
-
-def test_an_excluded_tensor_stays_as_it_is():
-    def between(net, x):
-        return net.node("Relu", net.conv("b", net.node("Relu", x), 16, 8))
-
-    model = image_net(between, reads=8)
-    layout = layout_of(model, excluded=["b"])
-    assert layout.channels == []
-    assert dict(layout.left_alone) == {"b": "b is excluded", "z": "b is excluded"}
-
-
-# random networks
-
-
-def grow_conv(net, at, choice, x, size, _values):
-    outputs = 8 * (1 + choice % 3)
-    return [(net.conv(at, x, size, outputs, kernel=1 + 2 * (choice % 2)), outputs)]
-
-
-def grow_relu(net, _at, _choice, x, size, _values):
-    return [(net.node("LeakyRelu", x), size)]
-
-
-def grow_norm(net, at, _choice, x, size, _values):
-    vectors = [net.weight(f"{at}_{i}", size, positive=True) for i in range(4)]
-    return [(net.node("BatchNormalization", x, *vectors), size)]
-
-
-def grow_residual(net, _at, choice, x, size, values):
-    alike = [value for value, other in values if other == size]
-    return [(net.node("Add", x, alike[choice % len(alike)]), size)]
-
-
-def grow_concat(net, _at, choice, x, size, values):
-    other, more = values[choice // 3 % len(values)]
-    return [(net.node("Concat", x, other, axis=1), size + more)] if size + more < 60 else []
-
-
-def grow_split(net, _at, _choice, x, size, _values):
-    if size <= 4:
-        return []
-    first, second = net.node("Split", x, net.ints(4, size - 4), outputs=2, axis=1)
-    return [(first, 4), (second, size - 4)]
-
-
-def grow_depthwise(net, at, _choice, x, size, _values):
-    return [(net.conv(at, x, size, size, kernel=3, groups=size), size)]
-
-
-def grow_grouped(net, at, _choice, x, size, _values):
-    return [(net.conv(at, x, size, 8, groups=2), 8)]
-
-
-def grow_gate(net, at, _choice, x, size, _values):
-    gate = net.conv(at, net.node("GlobalAveragePool", x), size, size)
-    return [(net.node("Mul", x, net.node("Sigmoid", gate)), size)]
-
-
-def grow_tokens(net, at, _choice, x, size, _values):
-    tokens = net.node("Transpose", net.node("Reshape", x, net.ints(0, size, 16)), perm=[0, 2, 1])
-    product = net.node("MatMul", tokens, net.weight(at, size, 8))
-    return [(net.node("Reshape", net.node("Transpose", product, perm=[0, 2, 1]), net.ints(0, 8, 4, 4)), 8)]
-
-
-def grow_mean(net, _at, _choice, x, size, _values):
-    return [(net.node("Sub", x, net.node("ReduceMean", x, axes=[1])), size)]
-
-
-GROW = [
-    grow_conv, grow_relu, grow_norm, grow_residual, grow_concat, grow_split, grow_depthwise, grow_grouped, grow_gate,
-    grow_tokens, grow_mean,
-]  # fmt: skip
-
-
-def grown(steps):
-    """A network of the given layers, each on an earlier value that the choice picks."""
-    net = Net()
-    values = [(net.conv("first", net.input("x", [1, 3, 4, 4]), 3, 8), 8)]
-    for number, (grow, choice) in enumerate(steps):
-        x, size = values[choice % len(values)]
-        values += grow(net, f"w{number}", choice, x, size, values)
-    read = values[1:] or values
-    total = net.node("Concat", *(value for value, _ in read), axis=1)
-    return net.model(net.conv("last", total, sum(size for _, size in read), 4))
-
-
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.lists(st.tuples(st.sampled_from(GROW), st.integers(0, 30)), min_size=1, max_size=9), st.integers(0, 5))
-def test_random_networks_compute_the_same_with_all_channels_shuffled(steps, seed):
-    assert_unchanged(grown(steps), seed=seed, tolerance=1e-4)

@@ -3,7 +3,7 @@
     pytest -m gpu tests/gpu -q -k smoke           # a first look
     pytest -m "gpu and not slow" tests/gpu -q     # all of it
     compute-sanitizer --tool memcheck --show-backtrace device --report-api-errors no --error-exitcode 9 \\
-        python -m pytest -m "gpu and not slow" tests/gpu/test_session_on_kernels.py -q -k cuda-python
+        python -m pytest -m "gpu and not slow" tests/gpu/test_session_*.py -q -k cuda-python
     compute-sanitizer --tool racecheck --show-backtrace device --error-exitcode 9 \\
         python -m pytest -m "gpu and not slow" tests/gpu/test_session_on_kernels.py -q -k "smoke or scratch"
 
