@@ -12,12 +12,10 @@ import types
 import warnings
 from pathlib import Path
 
-import onnx
 import pytest
 
 from tests.doubles import VERSIONS, installed
 from tests.doubles.cuda import MemoryCuda
-from tests.helpers import matmul, sparse
 from trtsparse.trtexec.layers import layer_names
 from trtsparse.trtexec.run import trtexec
 
@@ -37,13 +35,6 @@ def trex(monkeypatch):
     yield lambda name: importlib.import_module(f"trex.{name}")
     for name in [name for name in sys.modules if name.startswith("trex.")]:
         del sys.modules[name]
-
-
-@pytest.fixture
-def model(tmp_path):
-    path = tmp_path / "m.onnx"
-    onnx.save(matmul(sparse(64, 128, axis=0)), path)
-    return path
 
 
 @pytest.fixture

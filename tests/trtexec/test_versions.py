@@ -28,13 +28,6 @@ def cuda(version):
         yield provider
 
 
-@pytest.fixture
-def model(tmp_path):
-    path = tmp_path / "m.onnx"
-    onnx.save(matmul(sparse(64, 128, axis=0)), path)
-    return path
-
-
 def like(version):
     return 8 if version.startswith("8") else 10 if version.startswith("10") else 11
 

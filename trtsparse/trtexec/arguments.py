@@ -10,8 +10,9 @@ from typing import Any
 from trtsparse.errors import ConfigError
 from trtsparse.trtexec.flags import Flag
 from trtsparse.trtexec.flags_build import BUILD_FLAGS
+from trtsparse.trtexec.flags_cusparselt import for_cusparselt
 from trtsparse.trtexec.flags_run import RUN_FLAGS
-from trtsparse.trtexec.options import Note, Severity
+from trtsparse.trtexec.options import EngineName, Note, Severity
 from trtsparse.trtexec.policy import Like
 from trtsparse.trtexec.values import read
 
@@ -26,7 +27,7 @@ class Argument:
     """One word of the command line.
 
     Attributes:
-        flag: Its row in the table.
+        flag: Its row in the table, as it is for the engine.
         text: What stands behind "="; None without "=".
         position: Among the words.
     """
@@ -36,8 +37,12 @@ class Argument:
     position: int
 
 
-def split(argv: Sequence[str]) -> tuple[Argument, ...]:
+def split(argv: Sequence[str], *, engine: EngineName = "auto") -> tuple[Argument, ...]:
     """Find each word's flag.
+
+    Args:
+        argv: The command line.
+        engine: What is to execute; it decides which flags are refused.
 
     Raises:
         ConfigError: A word is no flag, a flag is refused, or comes twice with different values.
@@ -46,7 +51,8 @@ def split(argv: Sequence[str]) -> tuple[Argument, ...]:
     for position, word in enumerate(argv):
         name, equals, text = word.partition("=")
         if name in BY_NAME:
-            arguments.append(Argument(BY_NAME[name], text if equals else None, position))
+            flag = for_cusparselt(BY_NAME[name]) if engine == "cusparselt" else BY_NAME[name]
+            arguments.append(Argument(flag, text if equals else None, position))
         else:
             unknown.append(word)
             _check_joined(arguments, word, position)
@@ -64,18 +70,22 @@ class Arguments:
         arguments: From `split`.
         like: The trtexec that is followed.
         installed: The trtexec of the library that will build, whatever is followed.
+        engine: What is to execute.
 
     Raises:
         ConfigError: A value cannot be read.
     """
 
-    def __init__(self, arguments: Sequence[Argument], like: Like, *, installed: Like) -> None:
+    def __init__(
+        self, arguments: Sequence[Argument], like: Like, *, installed: Like, engine: EngineName = "auto"
+    ) -> None:
         self.like = like
         self.installed = installed
+        self.engine = engine
         self.notes: list[Note] = []
         self._items = [(argument, read(argument.flag, argument.text)) for argument in arguments]
-        for flag in dict.fromkeys(argument.flag.name for argument in arguments):
-            self._say(BY_NAME[flag])
+        for flag in {argument.flag.name: argument.flag for argument in arguments}.values():
+            self._say(flag)
 
     def has(self, *names: str) -> bool:
         """One of these flags is there."""
@@ -137,10 +147,10 @@ def _unknown(words: Sequence[str]) -> ConfigError:
 
 
 def _check_refused(flags: Sequence[Flag]) -> None:
-    found = [flag for flag in dict.fromkeys(flag.name for flag in flags) if BY_NAME[flag].here.status == "refused"]
+    found = {flag.name: flag.here for flag in flags if flag.here.status == "refused"}
     if found:
-        lines = [f"{name} is refused: {BY_NAME[name].here.text}" for name in found]
-        fixes = dict.fromkeys(fix for name in found if (fix := BY_NAME[name].here.fix))
+        lines = [f"{name} is refused: {here.text}" for name, here in found.items()]
+        fixes = dict.fromkeys(here.fix for here in found.values() if here.fix)
         raise ConfigError("\n".join(lines), fix="; ".join(fixes) or None)
 
 

@@ -27,9 +27,9 @@ ALGORITHMS = {"l0": "L0", "l1": "L1", "l2": "L2", "lInf": "LInf", "cos": "Cosine
 
 
 def builds(options: TrtexecOptions) -> bool:
-    """Whether an engine is built. ONNX Runtime needs none: then one is built only if something else asks for it."""
+    """Whether a plan is built. ONNX Runtime needs none: then one is built only if something else asks for it."""
     build = options.build
-    if build.load_engine is not None:
+    if build.load_engine is not None or options.engine == "cusparselt":
         return False
     return options.engine != "onnxruntime" or build.save_engine is not None or build.skip_inference
 
@@ -37,8 +37,10 @@ def builds(options: TrtexecOptions) -> bool:
 def option_blocks(options: TrtexecOptions) -> str:
     """All blocks, a line each; lines may be empty. Where nothing is built there is no block about it."""
     loads = options.build.load_engine is not None
-    nothing = (loads and options.like > 8) or not (loads or builds(options))
-    blocks = [_model(options), [""] if nothing else _build(options), _system(options)]
+    own = options.engine == "cusparselt"
+    nothing = (loads and options.like > 8) or not (loads or own or builds(options))
+    build = _build_cusparselt if own else _build
+    blocks = [_model(options), [""] if nothing else build(options), _system(options)]
     return "\n".join(line for block in (*blocks, _inference(options), _reporting(options), [""]) for line in block)
 
 
@@ -98,6 +100,23 @@ def _build(options: TrtexecOptions) -> list[str]:
     rows["Output(s)s format"] = _formats(build.output_formats, like)
     calibration = [] if like == 11 else ["Input calibration shapes: model"]
     return ["=== Build Options ===", *_texts(rows), *_profiles(build.profiles, like), *calibration]
+
+
+def _build_cusparselt(options: TrtexecOptions) -> list[str]:
+    """Those rows that say something about this engine."""
+    build = options.build
+    precision = "Strongly Typed" if build.strongly_typed else "FP32+FP16" if build.precision == "fp16" else "BF16"
+    rows = {
+        "Precision": f"{precision}+INT8" if build.quantized else precision,
+        "Sparsity": _SPARSITY[build.sparsity],
+        "Skip inference": _on(build.skip_inference),
+        "Save engine": build.save_engine or "",
+        "Load engine": build.load_engine or "",
+        "timingCacheFile": build.timing_cache or "",
+    }
+    if build.load_engine is not None:  # it knows better
+        del rows["Precision"], rows["Sparsity"]
+    return ["=== Build Options ===", *_texts(rows), *_profiles(build.profiles, options.like)]
 
 
 def _since_10(build: BuildOptions) -> dict[str, str]:

@@ -184,17 +184,23 @@ def _may_hold_shape(spec: TensorSpec) -> bool:
 
 
 @contextlib.contextmanager
-def telling(out: Printer) -> Iterator[None]:
-    """Print what TensorRT says and what this package warns of, while the block runs."""
+def telling(out: Printer, *more: type[Warning]) -> Iterator[None]:
+    """Print what TensorRT says and what this package warns of, while the block runs.
+
+    Args:
+        out: Where.
+        more: Other warnings to print.
+    """
     library = logging.getLogger("trtsparse.tensorrt")
     handler, level = _Forward(out), library.level
+    told: tuple[type[Warning], ...] = (BuildWarning, RandomCalibrationWarning, *more)
     with warnings.catch_warnings():
-        for category in (BuildWarning, RandomCalibrationWarning):
+        for category in told:
             warnings.simplefilter("always", category)
         show = warnings.showwarning
 
         def tell(message: Any, category: type[Warning], *rest: Any, **more: Any) -> None:
-            if issubclass(category, (BuildWarning, RandomCalibrationWarning)):
+            if issubclass(category, told):
                 out.warning(in_flags(str(message)))
             else:
                 show(message, category, *rest, **more)

@@ -109,8 +109,10 @@ _PRECISION = (
 )  # fmt: skip
 
 _ENGINE = (
-    Flag("--saveEngine", "Build", "Where to write the plan.", "<file>", "file", since=(5, 1)),
-    Flag("--loadEngine", "Build", "A plan to load instead of building.", "<file>", "file", since=(5, 1)),
+    Flag("--saveEngine", "Build", "Where to write the plan, or the engine of --engine=cusparselt.", "<file>", "file",
+         since=(5, 1)),
+    Flag("--loadEngine", "Build", "A plan, or such an engine, to load instead of building.", "<file>", "file",
+         since=(5, 1)),
     Flag("--asyncFileReader", "Build", "Read the plan asynchronously.", since=(10, 7),
          here=noop("--asyncFileReader: plans are read at once here; the time of inference is the same"),
          instead="plans are read at once here; the time of inference is the same"),

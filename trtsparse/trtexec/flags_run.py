@@ -154,7 +154,8 @@ _OTHERS = (
     Flag("--help", "Help", "Print this.", aliases=("-h",), since=(5, 1)),
     Flag("--like", "trtsparse", "Whose defaults apply; by default the installed TensorRT's.", "8|10|11", "choice",
          choices=("8", "10", "11")),
-    Flag("--engine", "trtsparse", "What executes; by default what fits the model or plan.", "name", "choice",
+    Flag("--engine", "trtsparse", "What executes; by default what fits the model or plan. cusparselt is for ONNX "
+         "models on a GPU without TensorRT; --help beside it tells which flags it takes.", "name", "choice",
          choices=("auto", "tensorrt", "onnxruntime", "cusparselt"),
          hint="a plan is named by --loadEngine=<file> or --saveEngine=<file>"),
 )  # fmt: skip

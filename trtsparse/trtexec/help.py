@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from trtsparse.trtexec.arguments import FLAGS
 from trtsparse.trtexec.flags import GROUPS, Flag
+from trtsparse.trtexec.flags_cusparselt import for_cusparselt
+from trtsparse.trtexec.options import EngineName
 from trtsparse.trtexec.policy import Policy
 
 __all__ = ["help_text"]
@@ -15,26 +17,28 @@ _WIDTH = 110
 _COLUMN = 36
 
 
-def help_text(policy: Policy) -> str:
+def help_text(policy: Policy, *, engine: EngineName = "auto") -> str:
     """All flags by section, those that are refused last with their reasons.
 
     Args:
         policy: Says which trtexec is followed; flags that it does not have are marked.
+        engine: What is to execute; it decides which flags are no-ops and which are refused.
 
     Example:
         >>> print(help_text(Policy.of(11, reason="--like=11")).splitlines()[1])
         Measured like trtexec 11 (--like=11): CUDA graph on, data transfers off, spin wait on, separate profile run on
     """
+    flags = [for_cusparselt(flag) for flag in FLAGS] if engine == "cusparselt" else FLAGS
     lines = [
         "trtsparse trtexec takes the command line of NVIDIA's trtexec of any version; values are joined by '='.",
         str(policy),
     ]
     for group in GROUPS:
-        rows = [flag for flag in FLAGS if flag.group == group and flag.here.status != "refused"]
+        rows = [flag for flag in flags if flag.group == group and flag.here.status != "refused"]
         lines += ["", f"=== {group} Options ===" if group not in ("Help", "trtsparse") else f"=== {group} ==="]
         for flag in rows:
             lines += _row(flag, policy)
-    return "\n".join([*lines, "", "=== Refused ===", *_refused(), ""])
+    return "\n".join([*lines, "", "=== Refused ===", *_refused(flags), ""])
 
 
 def _row(flag: Flag, policy: Policy) -> Iterator[str]:
@@ -45,10 +49,10 @@ def _row(flag: Flag, policy: Policy) -> Iterator[str]:
     yield from _columns(", ".join((flag.usage, *flag.aliases)), flag.help + choices + mark)
 
 
-def _refused() -> Iterator[str]:
+def _refused(flags: Sequence[Flag]) -> Iterator[str]:
     """Flags that are refused for the same reason, together."""
     reasons: dict[str, list[str]] = {}
-    for flag in FLAGS:
+    for flag in flags:
         if flag.here.status == "refused":
             fix = f" To fix: {flag.here.fix}." if flag.here.fix else ""
             reasons.setdefault(f"{flag.here.text}.{fix}", []).append(flag.name)

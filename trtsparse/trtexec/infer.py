@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -20,19 +20,34 @@ from trtsparse.builder.plan import read_header
 from trtsparse.cuda.base import Cuda, current, open_cuda
 from trtsparse.engines.onnxruntime import OnnxRuntimeEngine
 from trtsparse.engines.tensorrt import TensorRTEngine
-from trtsparse.errors import ConfigError, FeedError, UnsupportedOptionError
+from trtsparse.errors import ConfigError, UnsupportedOptionError
 from trtsparse.files.model import OnnxModel
-from trtsparse.precision.specs import TensorSpec, did_you_mean
+from trtsparse.precision.specs import TensorSpec
 from trtsparse.precision.vocabulary import input_range
 from trtsparse.trtexec.exports import dims
+from trtsparse.trtexec.inputs import check_names, read_input
 from trtsparse.trtexec.log import Printer
 from trtsparse.trtexec.options import InferenceOptions, TrtexecOptions
 from trtsparse.trtexec.pinned import PinnedEngine
 from trtsparse.trtexec.report import number
 from trtsparse.trtexec.values import find
 
-__all__ = ["Loaded", "bench_options", "load_onnx", "load_plan", "make_feeds", "time_deserialize"]
+if TYPE_CHECKING:
+    from trtsparse.engines.cusparselt.engine import CusparseltEngine
 
+__all__ = [
+    "ONCE",
+    "Loaded",
+    "bench_options",
+    "load_onnx",
+    "load_plan",
+    "make_feeds",
+    "time_deserialize",
+    "time_loading",
+]
+
+ONCE = BenchOptions(iterations=1, duration_s=0.0, warm_up_ms=0.0, graphs=False, energy=False)
+"""To execute, not to measure."""
 _MIB = 1 << 20
 _DESERIALIZATIONS = 20
 
@@ -48,8 +63,8 @@ class Loaded:
         model: The ONNX model, where there is one: it tells which integers its inputs may hold.
     """
 
-    engine: TensorRTEngine | OnnxRuntimeEngine
-    runnable: PinnedEngine | OnnxRuntimeEngine
+    engine: TensorRTEngine | OnnxRuntimeEngine | CusparseltEngine
+    runnable: PinnedEngine | OnnxRuntimeEngine | CusparseltEngine
     cuda: Cuda | None = None
     model: OnnxModel | None = None
 
@@ -65,6 +80,11 @@ class Loaded:
                 "only TensorRT's engines can do this", got=self.engine.description, fix="leave --engine out"
             )
         return self.engine
+
+    @property
+    def on_gpu(self) -> TensorRTEngine | CusparseltEngine:
+        """The engine, which is known to execute on a GPU."""
+        return self.plan if isinstance(self.engine, OnnxRuntimeEngine) else self.engine
 
     @property
     def module(self) -> Any:
@@ -203,15 +223,30 @@ def time_deserialize(plan: bytes | str, options: TrtexecOptions, out: Printer, *
     """
     provider = open_cuda(cuda, device=options.system.device)
     data = plan if isinstance(plan, bytes) else Path(plan).read_bytes()
-    out.info("Begin deserialization engine timing...")
-    times = []
     with current(provider):
         _register_plugins(data, options)
-        for _ in range(_DESERIALIZATIONS + 1):
-            started = time.perf_counter()
-            engine = _deserialize(data, options, provider.device)
-            times.append((time.perf_counter() - started) * 1e3)
-            engine.close()
+        time_loading(lambda: _deserialize(data, options, provider.device), out, nbytes=len(data))
+
+
+class _Closable(Protocol):
+    def close(self) -> None: ...
+
+
+def time_loading(load: Callable[[], _Closable], out: Printer, *, nbytes: int) -> None:
+    """Print how long loading an engine takes, as ``--timeDeserialize`` does.
+
+    Args:
+        load: Loads it.
+        out: Where to print.
+        nbytes: Its size.
+    """
+    out.info("Begin deserialization engine timing...")
+    times = []
+    for _ in range(_DESERIALIZATIONS + 1):
+        started = time.perf_counter()
+        engine = load()
+        times.append((time.perf_counter() - started) * 1e3)
+        engine.close()
     first, rest = times[0], times[1:]
     total = sum(rest)
     out.info(f"First deserialization time = {number(first)} milliseconds")
@@ -219,7 +254,7 @@ def time_deserialize(plan: bytes | str, options: TrtexecOptions, out: Printer, *
         f"Total deserialization time = {number(total)} milliseconds in {len(rest)} iterations, average time = "
         f"{number(total / len(rest))} milliseconds, first time = {number(first)} milliseconds."
     )
-    out.info(f"Deserialization Bandwidth = {number(len(data) * len(rest) / total * 1e-6)} GB/s")
+    out.info(f"Deserialization Bandwidth = {number(nbytes * len(rest) / total * 1e-6)} GB/s")
 
 
 def bench_options(options: TrtexecOptions, *, on_gpu: bool) -> BenchOptions:
@@ -263,8 +298,8 @@ def make_feeds(loaded: Loaded, options: TrtexecOptions, out: Printer, *, seed: i
     specs = loaded.engine.inputs
     names = [spec.name for spec in specs]
     files = options.inference.pairs[0].inputs
-    _check_names(names, options.inference.shapes, "--shapes")
-    _check_names(names, files, "--loadInputs")
+    check_names(names, options.inference.shapes, "--shapes")
+    check_names(names, files, "--loadInputs")
     random = np.random.default_rng(seed)
     feeds = {}
     for spec in specs:
@@ -280,58 +315,6 @@ def make_feeds(loaded: Loaded, options: TrtexecOptions, out: Printer, *, seed: i
         out.info(f"Input binding for {spec.name} with dimensions {dims(array.shape)} is created.")
         feeds[spec.name] = array
     return feeds
-
-
-def read_input(path: str, spec: TensorSpec, shape: Sequence[int] | None, *, flag: str = "--loadInputs") -> np.ndarray:
-    """One input from a file: raw bytes in the engine's data type, as trtexec takes them, or a .npy file.
-
-    Args:
-        path: The file.
-        spec: The input.
-        shape: Of the raw bytes; None for the engine's own, where it is fixed.
-        flag: That named the file.
-
-    Raises:
-        FeedError: It cannot be read, is too long or too short, or of another type.
-    """
-    where = f"{flag}={spec.name}:{path}"
-    try:
-        if path.endswith(".npy"):
-            with Path(path).open("rb") as file:
-                return np.lib.format.read_array(file, allow_pickle=False)
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise FeedError("the input file cannot be read", where=where, got=error.strerror) from error
-    except (ValueError, EOFError) as error:
-        raise FeedError("the input file is not a whole .npy file", where=where, got=str(error)) from error
-    sizes = tuple(spec.shape or ()) if shape is None else tuple(shape)
-    if any(isinstance(size, str) for size in sizes):
-        raise FeedError(
-            "the shape of a raw input file is not known",
-            where=where,
-            got=str(spec),
-            fix=f"give it: --shapes={spec.name}:{dims(1 if isinstance(s, str) else s for s in sizes)}",
-        )
-    expected = int(np.prod([int(size) for size in sizes], dtype=np.int64)) * spec.dtype.itemsize
-    if len(data) != expected:
-        raise FeedError(
-            "an input file has the wrong size",
-            where=where,
-            got=f"{len(data)} bytes",
-            expected=f"{expected} bytes: {dims(int(size) for size in sizes)} of {spec.dtype}",
-        )
-    return np.frombuffer(data, spec.dtype).reshape([int(size) for size in sizes])
-
-
-def _check_names(names: Sequence[str], given: Mapping[str, object], flag: str) -> None:
-    for pattern in given:
-        if not any(find({pattern: True}, name) for name in names):
-            raise ConfigError(
-                f'Cannot find input tensor with name "{pattern}" in the engine bindings!',
-                where=flag,
-                expected=", ".join(map(repr, names)),
-                fix=did_you_mean(pattern, names) or "Please make sure the input tensor names are correct.",
-            )
 
 
 def _make(

@@ -1,13 +1,13 @@
-"""Layers: what TensorRT's inspector tells about an engine, and the same for a model in ONNX Runtime."""
+"""Layers: what TensorRT's inspector tells about an engine, and the same for the other engines."""
 
 from __future__ import annotations
 
 import json
 import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -16,7 +16,11 @@ from trtsparse.errors import EngineError
 from trtsparse.files.model import OnnxModel
 from trtsparse.precision.ort import library, ort_errors
 
-__all__ = ["inspect_engine", "inspect_onnx", "layer_names"]
+if TYPE_CHECKING:
+    from trtsparse.engines.cusparselt.product import Used
+    from trtsparse.tune.result import Kernel
+
+__all__ = ["inspect_engine", "inspect_onnx", "inspect_products", "layer_names", "product_lines"]
 
 _FORMATS = {
     "float32": "Row major linear FP32",
@@ -72,6 +76,24 @@ def inspect_onnx(model: OnnxModel) -> str:
     return json.dumps({"Layers": layers, "Bindings": bindings}, indent=1)
 
 
+def inspect_products(products: Sequence[Used], bindings: Sequence[str]) -> str:
+    """The products with weights that the cusparselt engine executes, in the inspector's shape.
+
+    Args:
+        products: Each with its kernel, which is chosen when a shape is first executed.
+        bindings: Names of the engine's inputs and outputs.
+
+    Returns:
+        JSON: ``{"Layers": [...], "Bindings": [...]}``; what is no product with a weight is not in it.
+    """
+    return json.dumps({"Layers": [_product(one) for one in products], "Bindings": list(bindings)}, indent=1)
+
+
+def product_lines(products: Sequence[Used]) -> str:
+    """The same for people, a product a line."""
+    return "\n".join(f"{one.node}: {one.gemm.key}: {_kernel(one.kernel)}" for one in products)
+
+
 def layer_names(text: str) -> list[str]:
     """The names in the inspector's JSON.
 
@@ -115,8 +137,11 @@ def _tensors(graph: onnx.GraphProto) -> dict[str, dict[str, Any]]:
 def _format(kind: int) -> str:
     if kind == onnx.TensorProto.UNDEFINED:
         return "Unknown format"
-    name = str(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind)))
-    return _FORMATS.get(name, f"Row major linear {name.upper()}")
+    return _format_of(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind)))
+
+
+def _format_of(dtype: np.dtype[Any]) -> str:
+    return _FORMATS.get(str(dtype), f"Row major linear {str(dtype).upper()}")
 
 
 def _weights(tensor: onnx.TensorProto) -> dict[str, Any]:
@@ -139,3 +164,23 @@ def _layer(
     if node.domain not in ("", "ai.onnx"):
         layer["Domain"] = node.domain
     return layer
+
+
+def _product(one: Used) -> dict[str, Any]:
+    gemm, kernel = one.gemm, one.kernel
+    x, y = gemm.input_type.numpy, gemm.output_type.numpy
+    return {
+        "Name": one.node,
+        "LayerType": "MatrixMultiply",
+        "Inputs": [{"Name": f"{one.node}.x", "Dimensions": [gemm.m, gemm.k], "Format/Datatype": _format_of(x)}],
+        "Outputs": [{"Name": f"{one.node}.y", "Dimensions": [gemm.m, gemm.n], "Format/Datatype": _format_of(y)}],
+        "Weights": {"Type": _WEIGHT_TYPES.get(str(x), str(x)), "Count": gemm.n * gemm.k},
+        "WeightName": one.tensor,
+        "Epilogue": gemm.epilogue,
+        "TacticName": _kernel(kernel),
+        "Sparse": kernel is not None and kernel.kind == "sparse",
+    }
+
+
+def _kernel(kernel: Kernel | None) -> str:
+    return "PyTorch's own kernel" if kernel is None else f"{kernel.kind} kernel {kernel.name}, {kernel.ms:.6g} ms"

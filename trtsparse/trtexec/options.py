@@ -67,8 +67,8 @@ class BuildOptions:
     """What to build, or which engine to load. None means: as TensorRT does by default.
 
     Attributes:
-        load_engine: A plan to load instead of building.
-        save_engine: Where to write the plan.
+        load_engine: A plan, or a saved engine of ``--engine=cusparselt``, to load instead of building.
+        save_engine: Where to write it.
         skip_inference: Stop after building or loading (``--skipInference``, ``--buildOnly``).
         plan_version_only: Print the version in the header of ``load_engine`` and stop.
         profiles: For each optimization profile (min, opt, max) by input; empty where no shapes were given.
@@ -79,6 +79,7 @@ class BuildOptions:
         strongly_typed: The model's own types are law (``--stronglyTyped``): nothing is converted.
         keep_fp32: Nodes or patterns that ``--layerPrecisions`` leaves in FP32.
         random_calibration: ``--int8`` without a calibrated model: ranges from random numbers, as trtexec does.
+        quantized: ``--int8`` for an engine that takes INT8 from Q/DQ nodes only: the model must have some.
         sparsity: "disable", "enable" or "force".
         memory_pools: Limits in bytes, by the names of `BuildConfig.memory_pools`.
         optimization_level: 0 to 5.
@@ -112,6 +113,7 @@ class BuildOptions:
     strongly_typed: bool = False
     keep_fp32: tuple[str, ...] = ()
     random_calibration: bool = False
+    quantized: bool = False
     sparsity: Literal["disable", "enable", "force"] = "disable"
     memory_pools: Mapping[str, int] = field(default_factory=dict)
     optimization_level: int | None = None

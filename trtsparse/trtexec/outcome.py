@@ -9,16 +9,18 @@ from pathlib import Path
 import numpy as np
 
 from trtsparse.bench.measure import measure
-from trtsparse.bench.options import BenchOptions
 from trtsparse.bench.records import Measurement
 from trtsparse.builder.logs import logger_for
+from trtsparse.engines.onnxruntime import OnnxRuntimeEngine
+from trtsparse.engines.tensorrt import TensorRTEngine
 from trtsparse.errors import EngineError, FeedError, UnsupportedOptionError
 from trtsparse.files import atomic
 from trtsparse.precision.specs import TensorSpec
 from trtsparse.trtexec.blocks import ALGORITHMS
 from trtsparse.trtexec.exports import dims, outputs_json, profile_json, times_json
-from trtsparse.trtexec.infer import Loaded, read_input
-from trtsparse.trtexec.layers import inspect_engine, inspect_onnx
+from trtsparse.trtexec.infer import ONCE, Loaded
+from trtsparse.trtexec.inputs import read_input
+from trtsparse.trtexec.layers import inspect_engine, inspect_onnx, inspect_products, product_lines
 from trtsparse.trtexec.log import Printer
 from trtsparse.trtexec.options import AccuracyOptions, InferenceOptions, ReportingOptions
 from trtsparse.trtexec.report import print_outputs, print_profile
@@ -28,7 +30,6 @@ __all__ = ["check_accuracy", "print_engine", "report_layers", "report_outputs", 
 
 _TYPES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "float8_e4m3fn": "fp8"}
 _LONGEST_NAME = 150
-_ONCE = BenchOptions(iterations=1, duration_s=0.0, warm_up_ms=0.0, graphs=False, energy=False)
 
 
 def tell_layers(loaded: Loaded, reporting: ReportingOptions, out: Printer, files: list[Path]) -> str | None:
@@ -49,12 +50,7 @@ def tell_layers(loaded: Loaded, reporting: ReportingOptions, out: Printer, files
     """
     if not reporting.wants_layer_info:
         return None
-    if loaded.model is not None and loaded.cuda is None:
-        text = shown = inspect_onnx(loaded.model)
-    else:
-        trt, raw = loaded.module, loaded.plan.raw
-        text = inspect_engine(trt, raw)
-        shown = inspect_engine(trt, raw, line=True)
+    text, shown = _inspected(loaded)
     if reporting.dump_layer_info:
         out.info("Layer Information:")
         out.info(shown.rstrip())
@@ -63,15 +59,27 @@ def tell_layers(loaded: Loaded, reporting: ReportingOptions, out: Printer, files
     return text
 
 
+def _inspected(loaded: Loaded) -> tuple[str, str]:
+    """What there is to know about the layers, as JSON and for people."""
+    engine = loaded.engine
+    if isinstance(engine, OnnxRuntimeEngine) and loaded.model is not None:
+        return (told := inspect_onnx(loaded.model)), told
+    if isinstance(engine, (OnnxRuntimeEngine, TensorRTEngine)):
+        trt, raw = loaded.module, loaded.plan.raw
+        return inspect_engine(trt, raw), inspect_engine(trt, raw, line=True)
+    bindings = [spec.name for spec in (*engine.inputs, *engine.outputs)]
+    return inspect_products(engine.used, bindings), product_lines(engine.used)
+
+
 def print_engine(loaded: Loaded, reporting: ReportingOptions, out: Printer) -> None:
     """Print the optimization profiles and what can be refitted, if asked for.
 
     Raises:
-        UnsupportedOptionError: The engine is not TensorRT's, or was built without --refit.
+        UnsupportedOptionError: The engine is not one that has them, or was built without --refit.
     """
     if reporting.dump_optimization_profile:
         out.info("Optimization Profile Information:")
-        for index, profile in enumerate(loaded.plan.profiles):
+        for index, profile in enumerate(loaded.on_gpu.profiles):
             for name, (low, usual, high) in profile.items():
                 out.info(
                     f"Model input {name} (profile {index}): min={_dims(low)}, opt={_dims(usual)}, max={_dims(high)}"
@@ -155,7 +163,7 @@ def check_accuracy(loaded: Loaded, asked: InferenceOptions, out: Printer) -> boo
             for spec in loaded.engine.inputs
         }
         with loaded.current():
-            outputs = measure(loaded.runnable, feeds, options=_ONCE, cuda=loaded.cuda or "auto").outputs
+            outputs = measure(loaded.runnable, feeds, options=ONCE, cuda=loaded.cuda or "auto").outputs
         for name, got in outputs.items():
             if find(pair.outputs, name) is None:
                 continue

@@ -28,6 +28,7 @@ _SETTINGS = {
     "--maxTactics": "max_num_tactics",
     "--setBuildRoute": "build_route",
 }
+_DECIDED = ("--fp16", "--bf16", "--int8", "--stronglyTyped", "--sparsity", "--timingCacheFile")
 _TILING = ("NONE", "FAST", "MODERATE", "FULL")
 _PREVIEW = {
     "fasterDynamicShapes0805": "FASTER_DYNAMIC_SHAPES_0805",
@@ -54,6 +55,8 @@ def read_build(arguments: Arguments, profiles: tuple[Mapping[str, ShapeRange], .
         ConfigError: Flags exclude each other.
     """
     _check_engine(arguments)
+    if arguments.engine == "cusparselt":
+        return _read_cusparselt(arguments, profiles)
     _check_runtime(arguments)
     return BuildOptions(
         load_engine=arguments.get("--loadEngine"),
@@ -82,6 +85,33 @@ def read_build(arguments: Arguments, profiles: tuple[Mapping[str, ShapeRange], .
     )
 
 
+def _read_cusparselt(arguments: Arguments, profiles: tuple[Mapping[str, ShapeRange], ...]) -> BuildOptions:
+    """What ``--engine=cusparselt`` reads of the section; for a saved engine most of it was decided before."""
+    loads = arguments.has("--loadEngine")
+    strong, _, asked = _asked_precisions(arguments)
+    halves = [_HALVES[name] for name in asked if name in _HALVES]
+    if len(halves) > 1:
+        raise ConfigError("--fp16 --bf16 is refused: this engine computes a model in one type", fix="one of them")
+    if arguments.has("--minShapes", "--maxShapes"):
+        arguments.inform("kernels are chosen for --optShapes and --shapes; other shapes are executed all the same")
+    sparsity = _sparsity(arguments, default="enable")
+    for name in _DECIDED if loads else ():
+        if arguments.has(name):
+            arguments.warn(f"{name} changes nothing: this was decided when the engine was saved")
+    decided = {} if loads else {
+        "precision": halves[0] if halves else "tf32", "strongly_typed": strong, "quantized": "--int8" in asked,
+        "sparsity": sparsity, "timing_cache": arguments.get("--timingCacheFile"),
+    }  # fmt: skip
+    return BuildOptions(
+        load_engine=arguments.get("--loadEngine"),
+        save_engine=arguments.get("--saveEngine"),
+        skip_inference=arguments.has("--skipInference", "--buildOnly"),
+        plan_version_only=arguments.has("--getPlanVersionOnly"),
+        profiles=profiles,
+        **{"sparsity": "enable", **decided},
+    )
+
+
 def _check_engine(arguments: Arguments) -> None:
     if arguments.has("--loadEngine") and arguments.has("--saveEngine"):
         raise ConfigError(
@@ -102,7 +132,8 @@ def _check_runtime(arguments: Arguments) -> None:
         )
 
 
-def _precision(arguments: Arguments) -> dict[str, Any]:
+def _asked_precisions(arguments: Arguments) -> tuple[bool, bool, list[str]]:
+    """Whether ``--stronglyTyped`` and ``--best`` are there, and the flags of single precisions that count."""
     strong, best = arguments.has("--stronglyTyped"), arguments.has("--best")
     asked = [name for name in ("--fp16", "--int8", "--bf16") if arguments.has(name)]
     if strong and best:
@@ -118,6 +149,11 @@ def _precision(arguments: Arguments) -> dict[str, Any]:
                 f"Disabling BuilderFlag::k{word.upper()}."
             )
         asked = []
+    return strong, best, asked
+
+
+def _precision(arguments: Arguments) -> dict[str, Any]:
+    strong, best, asked = _asked_precisions(arguments)
     tf32 = not arguments.has("--noTF32")
     _say_typing(arguments, asked=bool(asked or best), default=tf32 and not strong)
     if "--int8" in asked:
@@ -183,8 +219,8 @@ def _keep_fp32(arguments: Arguments, precision: str) -> tuple[str, ...]:
     return tuple(name for name, dtype in types.items() if dtype == "fp32" and precision not in ("fp32", "tf32"))
 
 
-def _sparsity(arguments: Arguments) -> Any:
-    chosen = arguments.get("--sparsity", "disable")
+def _sparsity(arguments: Arguments, *, default: str = "disable") -> Any:
+    chosen = arguments.get("--sparsity", default)
     if chosen == "force":
         if arguments.like != 8:
             arguments.warn(

@@ -43,6 +43,8 @@ def read_policy(arguments: Arguments, reason: str) -> Policy:
             policy = policy.change(name, to=acting == [on], flag=acting[0])
     if arguments.has("--separateProfileRun") and _acts("--separateProfileRun", arguments):
         policy = policy.change("separate_profile_run", to=True, flag="--separateProfileRun")
+    if arguments.engine == "cusparselt":
+        policy = policy.change("graphs", to=True, flag="the engine's own")
     return policy
 
 
@@ -190,6 +192,8 @@ def _accuracy(arguments: Arguments, *, compares: bool, builds: bool) -> Accuracy
 
 def _allocation(arguments: Arguments) -> Any:
     given = arguments.get("--allocationStrategy", "static")
+    if arguments.engine == "cusparselt":
+        return "static"
     if given == "runtime":
         arguments.warn(
             "--allocationStrategy=runtime is done as --allocationStrategy=profile: scratch memory is allocated for "

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trtsparse.errors import ConfigError, DeviceError, TrtSparseError, UnsupportedOptionError
+from trtsparse.errors import DeviceError, TrtSparseError, UnsupportedOptionError
 from trtsparse.trtexec.blocks import builds, option_blocks
+from trtsparse.trtexec.checks import check_writable, engine_of, no_gpu, wants_engine
 from trtsparse.trtexec.device import find_gpus, print_device
 from trtsparse.trtexec.help import help_text
 from trtsparse.trtexec.library import installed_library, library_like, library_of
@@ -40,6 +41,8 @@ _GRAPH_LOST = (
     "The specified --useCudaGraph flag has been ignored. The inference will be launched without using CUDA graph "
     "launch."
 )
+_SKIPPED = "Skipped inference phase since --skipInference is added."
+_LACKING = 3
 _GRAPH_LOST_SINCE_11 = "CUDA graph capture failed. The inference will be launched without using CUDA graph."
 
 
@@ -48,7 +51,7 @@ class TrtexecResult:
     """What a run came to. Whatever was reached before an error is there.
 
     Attributes:
-        exit_code: 0 passed, 1 failed, as trtexec's.
+        exit_code: 0 passed, 1 failed, as trtexec's; 3 where this machine lacks what ``--engine=cusparselt`` needs.
         lines: The log, as it was printed.
         library: The TensorRT that the banner names.
         options: What was asked for; None where the command line could not be read.
@@ -151,7 +154,7 @@ class _Run:
         if not passed or not (self.options and self.options.help):  # after --help trtexec says nothing more
             self.out.plain(banner("PASSED" if passed else "FAILED", self.library, self.argv))
         return TrtexecResult(
-            exit_code=0 if passed else 1,
+            exit_code=0 if passed else self._exit_code(error),
             lines=tuple(self.out.lines),
             library=self.library,
             options=self.options,
@@ -164,6 +167,12 @@ class _Run:
             error=error,
         )
 
+    def _exit_code(self, error: Exception | None) -> int:
+        """Of a run that failed: trtexec's, but for the engine that it does not have."""
+        own = self.options is not None and self.options.engine == "cusparselt"
+        lacks = isinstance(error, TrtSparseError) and error.exit_code == _LACKING
+        return _LACKING if own and lacks else 1
+
     def _start(self) -> None:
         if not self.started:
             self.started = True
@@ -173,10 +182,12 @@ class _Run:
         options = self.options = parse(self.argv, installed=library_like(self.library))
         if options.help:
             self._start()
-            self.out.plain(help_text(options.policy))
+            self.out.plain(help_text(options.policy, engine=options.engine))
             return True
         self.out.verbose = options.reporting.verbose
-        _check_engine(options)
+        engine = engine_of(options)
+        if engine != options.engine:
+            self.options = options = parse(self.argv, installed=library_like(self.library), engine=engine)
         flavour = self._import_library(options)
         options = self.options
         self._start()
@@ -186,14 +197,42 @@ class _Run:
             return self._print_plan_version(options)
         self.out.info(option_blocks(options))
         self.out.info(_policy_line(options))
-        _check_writable(options)
+        check_writable(options)
+        if options.engine == "cusparselt":
+            return self._go_cusparselt(options)
         plan = self._get_plan(options, flavour)
         if options.build.skip_inference:
-            if plan is not None and _wants_engine(options):
+            if plan is not None and wants_engine(options):
                 self._look_into(options, plan)
-            self.out.info("Skipped inference phase since --skipInference is added.")
+            self.out.info(_SKIPPED)
             return True
         return self._infer(options, plan)
+
+    def _go_cusparselt(self, options: TrtexecOptions) -> bool:
+        """All that follows where models are executed without TensorRT."""
+        from trtsparse.trtexec import cusparselt
+        from trtsparse.trtexec.build import telling
+
+        out, build = self.out, options.build
+        if not self._find_device(options) and self.cuda == "auto":
+            raise no_gpu(options, self.library)
+        cusparselt.tell_versions(out)
+        with telling(out, *cusparselt.WARNINGS):
+            if options.inference.time_deserialize:
+                cusparselt.time_saved(options, out, cuda=self.cuda)
+                return True
+            with contextlib.closing(cusparselt.load(options, out, cuda=self.cuda)) as loaded:
+                if loaded.asked is not None or not build.skip_inference or wants_engine(options):
+                    cusparselt.choose_kernels(loaded, options, out)
+                if build.save_engine:
+                    self.plan_path = cusparselt.save(loaded, build.save_engine, out)
+                    self.files.append(self.plan_path)
+                out.info(f"Loaded {loaded.engine.description}")
+                if not build.skip_inference:
+                    return self._measure(options, loaded)
+                self._tell_engine(options, loaded)
+                out.info(_SKIPPED)
+                return True
 
     def _import_library(self, options: TrtexecOptions) -> Flavour:
         """Import the TensorRT that this run needs; its own version counts, not what its package says."""
@@ -201,6 +240,8 @@ class _Run:
         from trtsparse.builder.plan import read_header
 
         load = options.build.load_engine
+        if options.engine == "cusparselt":
+            return "tensorrt"
         if load is not None:
             flavour: Flavour | None = read_header(load).flavour
             if options.build.plan_version_only:
@@ -218,6 +259,11 @@ class _Run:
     def _print_plan_version(self, options: TrtexecOptions) -> bool:
         from trtsparse.builder.plan import read_header
 
+        if options.engine == "cusparselt":
+            from trtsparse.trtexec.cusparselt import tell_saved
+
+            tell_saved(options.build.load_engine or "", self.out)
+            return True
         header = read_header(options.build.load_engine or "")
         name, number = str(header).split(" ")
         self.out.info(f"Plan was created with {name} version {number}")
@@ -241,9 +287,9 @@ class _Run:
             plan: bytes | str = self._load(options.build.load_engine, flavour)
         else:
             plan = self._build(options, flavour, found and not on_cpu)
-        runs_on_gpu = not on_cpu and (not options.build.skip_inference or _wants_engine(options))
+        runs_on_gpu = not on_cpu and (not options.build.skip_inference or wants_engine(options))
         if runs_on_gpu and not found and self.cuda == "auto":
-            raise _no_gpu(self.library)
+            raise no_gpu(options, self.library)
         return plan
 
     def _find_device(self, options: TrtexecOptions) -> bool:
@@ -286,13 +332,17 @@ class _Run:
         """What the engine tells, without running it."""
         from trtsparse.trtexec.build import telling
         from trtsparse.trtexec.infer import load_plan
-        from trtsparse.trtexec.outcome import print_engine, tell_layers
 
         with (
             telling(self.out),
             contextlib.closing(load_plan(plan, options, self.out, cuda=self.cuda)) as loaded,
-            loaded.current(),
         ):
+            self._tell_engine(options, loaded)
+
+    def _tell_engine(self, options: TrtexecOptions, loaded: Loaded) -> None:
+        from trtsparse.trtexec.outcome import print_engine, tell_layers
+
+        with loaded.current():
             self.layers = tell_layers(loaded, options.reporting, self.out, self.files)
             print_engine(loaded, options.reporting, self.out)
 
@@ -321,9 +371,7 @@ class _Run:
         from trtsparse.trtexec.report import print_performance
 
         reporting, out = options.reporting, self.out
-        with loaded.current():
-            self.layers = outcome.tell_layers(loaded, reporting, out, self.files)
-            outcome.print_engine(loaded, reporting, out)
+        self._tell_engine(options, loaded)
         feeds = make_feeds(loaded, options, out)
         if reporting.wants_profile and not options.policy.separate_profile_run:
             out.info("Layers are timed in a run of their own, as with --separateProfileRun: both reports follow.")
@@ -333,7 +381,8 @@ class _Run:
             self.measured = measured = measure(
                 loaded.runnable, feeds, options=chosen, cuda=loaded.cuda or "auto", progress=progress
             )
-        if options.policy.graphs and loaded.cuda is not None and not measured.graphs:
+        own_graphs = options.engine == "cusparselt"
+        if options.policy.graphs and loaded.cuda is not None and not (measured.graphs or own_graphs):
             out.warning(_GRAPH_LOST if options.like < 11 else _GRAPH_LOST_SINCE_11)
         print_performance(out, measured, runs=reporting.average_runs, major=options.like)
         outcome.report_outputs(measured, feeds, reporting, out, self.files)
@@ -341,52 +390,10 @@ class _Run:
         return outcome.check_accuracy(loaded, options.inference, out)
 
 
-def _check_engine(options: TrtexecOptions) -> None:
-    if options.engine == "cusparselt":
-        raise UnsupportedOptionError(
-            "models for cuSPARSELt are not measured here", where="--engine=cusparselt", fix="leave it out"
-        )
-    if options.engine == "onnxruntime" and options.build.load_engine:
-        raise ConfigError(
-            "ONNX Runtime cannot execute a plan", where="--engine=onnxruntime", got="--loadEngine", expected="--onnx"
-        )
-
-
-def _wants_engine(options: TrtexecOptions) -> bool:
-    reporting = options.reporting
-    return reporting.wants_layer_info or reporting.dump_optimization_profile or reporting.dump_refit
-
-
 def _policy_line(options: TrtexecOptions) -> str:
     if options.engine == "onnxruntime":
         return "Measured on the CPU: CUDA graph, data transfers and spin wait are about GPUs"
     return str(options.policy)
-
-
-def _check_writable(options: TrtexecOptions) -> None:
-    """Before minutes of building, not after."""
-    from trtsparse.files.atomic import check_writable
-
-    reporting = options.reporting
-    paths = (
-        options.build.save_engine,
-        reporting.export_times,
-        reporting.export_output,
-        reporting.export_profile,
-        reporting.export_layer_info,
-    )
-    for path in paths:
-        if path is not None:
-            check_writable(path)
-
-
-def _no_gpu(library: Library) -> DeviceError:
-    return DeviceError(
-        "there is no GPU to run the engine on",
-        got="no GPU that CUDA can use",
-        expected=f"an NVIDIA GPU that the plan was built for, and {library}",
-        fix="--skipInference stops after the build; --onnx=<file> --engine=onnxruntime runs the model on the CPU",
-    )
 
 
 def _model(options: TrtexecOptions) -> Any:

@@ -18,6 +18,7 @@ _SAME = {
     "hardware_compatible='same_compute_capability'": "--hardwareCompatibilityLevel=sameComputeCapability",
 }
 _PATTERNS = (
+    (r"engine='(\w+)'", r"--engine=\1"),
     (r"precision='(fp16|bf16|int8|best)'", r"--\1"),
     (r"sparsity='(disable|enable|force)'", r"--sparsity=\1"),
     (r"optimization_level=(\d)", r"--builderOptimizationLevel=\1"),
