@@ -2,9 +2,10 @@
 """cuBLASLt and cuSPARSELt as nvmath-python shows them, on the in-memory CUDA. Tests only.
 
 Strict where the real ones are silent: every attribute has its size, every handle is alive, a plan outlives neither
-its selection nor its product, a workspace is as large as was asked for, and a sparse product is refused dims that are
-not multiples of 16 bytes. A compressed weight is the values of the pattern's places, two of four (or one of two), so
-data of another pattern gives wrong products and no error, as on a GPU.
+its selection nor its product, a workspace is as large as was asked for, factors for each channel are on the device, a
+single one is on the host, and a sparse product is refused dims that are not multiples of 16 bytes. A compressed
+weight is the values of the places of its pattern, two of four (or one of two), so data of another pattern gives wrong
+products and no error, as on a GPU.
 """
 
 from __future__ import annotations
@@ -228,7 +229,8 @@ class CusparseLt(types.ModuleType):
         "MatmulAlgAttribute", {"CONFIG_ID": 0, "CONFIG_MAX_ID": 1, "SPLIT_K": 3, "SPLIT_K_MODE": 4}
     )
     MatmulDescAttribute = enum.IntEnum(
-        "MatmulDescAttribute", {"ACTIVATION_RELU": 0, "ACTIVATION_GELU": 3, "BIAS_POINTER": 8}
+        "MatmulDescAttribute",
+        {"ACTIVATION_RELU": 0, "ACTIVATION_GELU": 3, "ALPHA_VECTOR_SCALING": 5, "BIAS_POINTER": 8},
     )
     _OUTPUTS = {2: {2}, 14: {14}, 3: {3, 10, 2, 14}, 28: {14, 2, 0}, 0: {0}}
 
@@ -277,9 +279,13 @@ class CusparseLt(types.ModuleType):
     def matmul_desc_set_attribute(self, handle, matmul, name, address, nbytes):
         kind = np.dtype(np.int64 if name == 8 else np.int32)
         assert (handle, nbytes) == (2, kind.itemsize)
-        if name == 3 and self._handles[self._handles[matmul].w].kind != 3:
-            raise cuSPARSELtError(3)  # GELU is for INT8 only
-        self._handles[matmul].values[int(name)] = int(read(address, kind))
+        product = self._handles[matmul]
+        kinds = self._handles[product.w].kind, self._handles[product.y].kind
+        if name == 3 and kinds != (3, 3):
+            raise cuSPARSELtError(3)  # "GeLU is only supported in INT8 in/out, INT32 compute kernels"
+        if name == 5 and kinds[0] != 3:
+            raise cuSPARSELtError(3)  # "Alpha/beta vector scaling is only supported in INT8 input, ..."
+        product.values[int(name)] = int(read(address, kind))
 
     def matmul_alg_selection_init(self, handle, matmul, algorithm):
         assert (handle, algorithm) == (2, 0)
@@ -345,7 +351,10 @@ class CusparseLt(types.ModuleType):
         w_form, x_form, y_form = (self._handles[one] for one in (product.w, product.x, product.y))
         m, n, k, kind, output = x_form.rows, w_form.rows, w_form.columns, TYPES[w_form.kind], TYPES[y_form.kind]
         self._cuda._place(workspace, 256 * abs(selected[3]), on_device=True)
-        factor, taken = float(read(alpha, np.float32)), self._times[selected[0]]
+        by_channel = bool(product.values.get(5))
+        self._cuda._place(alpha, 4 * n if by_channel else 4, on_device=by_channel)
+        factor = 0.0 if by_channel else float(read(alpha, np.float32))
+        taken = self._times[selected[0]]
         kept, group = self._kept(w_form.kind)
 
         def work():
@@ -353,7 +362,8 @@ class CusparseLt(types.ModuleType):
                 raise taken
             dense = np.zeros((n * k // group, group))
             np.put_along_axis(dense, self._cuda_places[w], at(w, kind, n * k // group, kept).astype(np.float64), 1)
-            values = factor * (at(x, kind, m, k).astype(np.float64) @ dense.reshape(n, k).T)
+            factors = at(alpha, np.dtype(np.float32), n).astype(np.float64) if by_channel else factor
+            values = factors * (at(x, kind, m, k).astype(np.float64) @ dense.reshape(n, k).T)
             if product.values.get(8):
                 bias = np.dtype(np.float32) if w_form.kind == 3 else output
                 values += at(product.values[8], bias, n).astype(np.float64)

@@ -86,6 +86,35 @@ def test_a_weight_with_another_pattern_gives_something_else(cuda):
     problem.close()
 
 
+@pytest.mark.parametrize("out", ["fp16", "bf16", "int8", "int32"])
+def test_int8_products_are_scaled_by_channel_before_bias_and_activation(cuda, out):
+    place, rng = Place(cuda), np.random.default_rng(2)
+    gemm = Gemm(16, 32, 64, "int8", out, "bias_relu")
+    x, w = rng.integers(-9, 9, (16, 64), dtype=np.int8), rng.integers(-9, 9, (32, 64), dtype=np.int8)
+    w[:, 1::4] = w[:, 2::4] = 0
+    scales, bias = (2.0 ** -rng.integers(3, 9, 32)).astype(np.float32), rng.standard_normal(32).astype(np.float32)
+    place.x, place.w = place.put(x), place.put(w)
+    problem = Sparse(gemm, bias=place.put(bias), alphas=place.put(scales))
+    plan = problem.runner(Configuration(2))
+    place.y = cuda.allocate(16 * 32 * gemm.output_type.nbytes)
+    place.run(plan, place.compressed(problem))
+    found = at(place.y, gemm.output_type.numpy, 16, 32).astype(np.float64)
+    right = np.maximum(scales * (x.astype(np.float64) @ w.T.astype(np.float64)) + bias, 0)
+    np.testing.assert_allclose(found, right, rtol=1e-2, atol=0.51 if gemm.output_type.exact else 1e-2)
+    plan.close()
+    problem.close()
+
+
+def test_factors_of_channels_are_on_the_device(cuda):
+    place, host = Place(cuda), np.ones(32, np.float32)
+    problem = Sparse(Gemm(16, 32, 64, "int8", "fp16"), alphas=host.ctypes.data)
+    plan = problem.runner(Configuration(0))
+    with pytest.raises(AssertionError, match="is not device memory that is alive"):
+        place.run(plan, place.compressed(problem))
+    plan.close()
+    problem.close()
+
+
 def test_rows_are_padded(cusparselt):
     problem = Sparse(Gemm(13, 32, 64, "fp16"))
     assert cusparselt._handles[cusparselt._handles[problem._matmul].x].rows == 16
@@ -113,12 +142,18 @@ def test_a_configuration_that_the_library_does_not_have_is_refused(configuration
         (Gemm(16, 30, 64, "fp16"), "cuSPARSELt: operation not supported"),
         (Gemm(16, 32, 60, "fp16"), "cuSPARSELt: operation not supported"),
         (Gemm(16, 32, 64, "fp16", "", "gelu"), "cuSPARSELt: invalid value"),
+        (Gemm(16, 32, 64, "int8", "fp16", "gelu"), "cuSPARSELt: invalid value"),
     ],
 )
 def test_a_product_that_the_library_does_not_take_is_refused(gemm, why):
     with pytest.raises(Refused) as caught:
         Sparse(gemm)
     assert str(caught.value) == why
+
+
+def test_only_int8_products_are_scaled_by_channel(cuda):
+    with pytest.raises(Refused, match="cuSPARSELt: invalid value"):
+        Sparse(GEMM, alphas=cuda.allocate(128))
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from trtsparse.cuda.base import Cuda
 from trtsparse.errors import CudaError
 from trtsparse.tune import dense, sparse
@@ -133,7 +135,11 @@ class _SparseKernels:
 
     def __init__(self, gemm: Gemm, operands: Operands, stream: int) -> None:
         self.gemm, self._operands, self._stream = gemm, operands, stream
-        self._made = Sparse(gemm, alpha=scale(gemm), bias=operands.bias_at)
+        alphas = 0
+        if gemm.input_type.exact and not gemm.output_type.exact:  # engines scale each channel by itself
+            factors = np.full(gemm.n, scale(gemm), np.float32)
+            alphas = operands.put(factors, factors.nbytes)
+        self._made = Sparse(gemm, alpha=scale(gemm), bias=operands.bias_at, alphas=alphas)
         self.compressed_nbytes, scratch = self._made.compressed_nbytes()
         buffer = operands.scratch("compress", scratch)
         for one in operands.sets:

@@ -52,7 +52,7 @@ class Operands:
         self.w = Matrix.random(kind, gemm.n, gemm.k, rng=rng, pattern=kind.pattern)
         self.bias = rng.standard_normal(gemm.n).astype(gemm.bias_type.numpy) if gemm.has_bias else None
         try:
-            self.bias_at = 0 if self.bias is None else self._put(self.bias, self.bias.nbytes)
+            self.bias_at = 0 if self.bias is None else self.put(self.bias, self.bias.nbytes)
             self.sets = self._make_sets(l2_nbytes)
         except BaseException:
             self.close()
@@ -63,8 +63,8 @@ class Operands:
         count = max(2, -(-2 * l2_nbytes // sparse_nbytes) + 1)
         return [
             Set(
-                x=self._put(self.x.block, self.x.nbytes),
-                w=self._put(self.w.block, self.w.nbytes),
+                x=self.put(self.x.block, self.x.nbytes),
+                w=self.put(self.w.block, self.w.nbytes),
                 y=self.allocate(self._y_nbytes),
             )
             for _ in range(count)
@@ -76,7 +76,7 @@ class Operands:
         self._undo.callback(self._cuda.free, address)
         return address
 
-    def _put(self, array: np.ndarray, nbytes: int) -> int:
+    def put(self, array: np.ndarray, nbytes: int) -> int:
         """The array's bytes on the device, repeated to fill so many."""
         address = self.allocate(nbytes)
         self._fill(address, array, nbytes)

@@ -86,6 +86,11 @@ class GemmResult:
         return statistics.median(self.gains) if self.gains else None
 
     @property
+    def stands_in(self) -> bool:
+        """Whether the dense kernel gives values of another type, as cuBLASLt has none for this one."""
+        return "dense_output" in self.facts
+
+    @property
     def choice(self) -> Kernel | None:
         """What to run with pruned weights."""
         known = [kernel for kernel in (self.dense, self.sparse) if kernel]

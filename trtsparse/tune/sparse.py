@@ -103,21 +103,25 @@ class Sparse:
         gemm: Its M is padded to ``gemm.padded_m``: ``x`` and ``y`` have that many rows.
         alpha: Factor before the epilogue.
         bias: Address of N values of ``gemm.bias_type`` on the device; 0 without.
+        alphas: Address of N float32 values on the device, a factor for each output channel in place of ``alpha``; 0
+            without. INT8 products only.
 
     Raises:
         MissingDependencyError: nvmath-python is not installed.
         Refused: cuSPARSELt does not take the product.
     """
 
-    def __init__(self, gemm: Gemm, *, alpha: float = 1.0, bias: int = 0) -> None:
+    def __init__(self, gemm: Gemm, *, alpha: float = 1.0, bias: int = 0, alphas: int = 0) -> None:
         self._lt, self._handle = _library()
         self.gemm = gemm
         with contextlib.ExitStack() as undo, _refusals(self._lt):
             self._w, self._matmul = self._describe(undo)
-            self._set_epilogue(bias)
+            self._set_epilogue(bias, alphas)
             self._undo = undo.pop_all()
         # read when a product is enqueued
         self._factors = np.array([alpha, 0], np.float32)
+        self._alpha = alphas or self._factors.ctypes.data
+        self._beta = self._factors.ctypes.data + 4
         self._stream = np.zeros(1, np.uint64)
 
     def _describe(self, undo: contextlib.ExitStack) -> tuple[int, int]:
@@ -137,9 +141,11 @@ class Sparse:
         undo.callback(lt.matmul_descriptor_destroy, matmul)
         return w, matmul
 
-    def _set_epilogue(self, bias: int) -> None:
+    def _set_epilogue(self, bias: int, alphas: int) -> None:
         names = self._lt.MatmulDescAttribute
         values: list[tuple[Any, Any]] = []
+        if alphas:
+            values.append((names.ALPHA_VECTOR_SCALING, np.int32(1)))
         if self.gemm.has_bias:
             values.append((names.BIAS_POINTER, np.int64(bias)))
         if self.gemm.activation:
@@ -215,9 +221,8 @@ class Sparse:
         """Enqueue one product; see `Plan.enqueue`."""
         x, w, y = addresses
         self._stream[0] = stream
-        alpha = self._factors.ctypes.data
         self._lt.matmul(
-            self._handle, plan, alpha, w, x, alpha + 4, y, y, workspace, self._stream.ctypes.data, 1
+            self._handle, plan, self._alpha, w, x, self._beta, y, y, workspace, self._stream.ctypes.data, 1
         )  # fmt: skip
 
     def close(self) -> None:

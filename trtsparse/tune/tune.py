@@ -61,7 +61,11 @@ class TuneResult:
             compliant: Its weight holds the pattern of its type, so that a sparse kernel may be used.
         """
         row = self.find(gemm)
-        return None if row is None else row.choice if compliant else row.dense
+        if row is None:
+            return None
+        if row.stands_in:
+            return row.sparse if compliant else None
+        return row.choice if compliant else row.dense
 
     @property
     def totals(self) -> tuple[float, float] | None:

@@ -16,7 +16,8 @@ import onnx
 from trtsparse.engines.cusparselt.graph import read_graph
 from trtsparse.engines.cusparselt.operators import Tensor
 from trtsparse.engines.cusparselt.patterns import fuse
-from trtsparse.engines.cusparselt.products import Products, Used
+from trtsparse.engines.cusparselt.product import Used
+from trtsparse.engines.cusparselt.products import Products
 from trtsparse.engines.cusparselt.program import Program, Shapes, check_operators
 from trtsparse.engines.cusparselt.saved import Saved, is_saved, read_saved, write_saved
 from trtsparse.engines.device import Allocate, ProfileShapes, Shape
@@ -289,10 +290,7 @@ class CusparseltContext:
         if captured is None:
             captured = self._capture()
         self._graphs.move_to_end(self._shapes)
-        with (
-            torch.inference_mode(),
-            torch.cuda.stream(torch.cuda.ExternalStream(stream, device=engine.program.device)),
-        ):
+        with torch.inference_mode(), torch.cuda.stream(_stream(torch, stream, engine.device)):
             for spec, tensor in zip(engine.inputs, captured.inputs, strict=True):
                 if tensor.numel():
                     tensor.copy_(self._view(torch, spec, tuple(tensor.shape)), non_blocking=True)
@@ -350,11 +348,7 @@ class CusparseltContext:
             times.append((name, start, end))
             return result
 
-        with (
-            engine.lock,
-            torch.inference_mode(),
-            torch.cuda.stream(torch.cuda.ExternalStream(stream, device=engine.program.device)),
-        ):
+        with engine.lock, torch.inference_mode(), torch.cuda.stream(_stream(torch, stream, engine.device)):
             inputs = [self._view(torch, spec, shape) for spec, shape in zip(engine.inputs, self._shapes, strict=True)]
             outputs = engine.program(inputs, watch=watch)
             for spec, tensor in zip(engine.outputs, outputs, strict=True):
@@ -428,6 +422,11 @@ def _torch_with_gpu(device: int) -> Any:
             expected="8.0 or newer (Ampere)",
         )
     return torch
+
+
+def _stream(torch: Any, handle: int, device: int) -> Any:
+    """PyTorch's name for a stream; it takes 0, CUDA's default stream, for no handle at all and makes a new one."""
+    return torch.cuda.ExternalStream(handle, device=device) if handle else torch.cuda.default_stream(device)
 
 
 def _torch_type(torch: Any, dtype: np.dtype[Any]) -> Any:

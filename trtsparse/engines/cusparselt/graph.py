@@ -14,7 +14,10 @@ from onnx import helper, inliner
 from trtsparse.errors import ModelError
 from trtsparse.files.model import OnnxModel
 
-__all__ = ["Graph", "Node", "read_graph"]
+__all__ = ["PRODUCTS", "Graph", "Node", "read_graph"]
+
+PRODUCTS = ("Linear", "QuantizedLinear")
+"""Operators that products with weights were rewritten to."""
 
 
 @dataclass

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
-from trtsparse.engines.cusparselt.graph import Graph, Node
+from trtsparse.engines.cusparselt.graph import PRODUCTS, Graph, Node
 from trtsparse.sparsity.pattern import TWO_FOUR, is_compliant
 
 __all__ = ["merge_products"]
@@ -25,7 +26,10 @@ def merge_products(graph: Graph) -> None:
         for bias in inputs[2:]:
             graph.constants[bias] = np.concatenate([graph.constants[node.inputs[2]] for node in products])
         name = " + ".join(node.name for node in products)
-        merged = Node("Linear", name, inputs, [f"{name} (merged)"], {"transposed": True, "act": ""})
+        attributes = {**products[0].attributes, "transposed": True}
+        if "w_scale" in attributes:
+            attributes["w_scale"] = np.concatenate([node.attributes["w_scale"] for node in products])
+        merged = Node(products[0].op, name, inputs, [f"{name} (merged)"], attributes)
         lengths = {"axis": -1, "split": [len(weight) for weight in weights]}
         split = Node("Split", f"{name} (split)", merged.outputs, [node.outputs[0] for node in products], lengths)
         first = min(_position(graph, node) for node in products)
@@ -35,12 +39,14 @@ def merge_products(graph: Graph) -> None:
 
 def _alike(graph: Graph) -> Iterator[Sequence[Node]]:
     """Groups of products that can be one."""
-    found: dict[tuple[str, int, bool, str], list[Node]] = {}
+    found: dict[tuple[Any, ...], list[Node]] = {}
     for node in graph.nodes:
-        if node.op == "Linear" and not node.attributes.get("channels") and not node.attributes["act"]:
+        if node.op in PRODUCTS and not node.attributes.get("channels") and not node.attributes["act"]:
             weight = _rows(graph, node)
             compliant = weight.shape[1] % TWO_FOUR.m == 0 and is_compliant(np.ascontiguousarray(weight), axis=1)
-            found.setdefault((node.inputs[0], len(node.inputs), compliant, weight.dtype.name), []).append(node)
+            quantized = node.attributes.get("x_scale"), node.attributes.get("to")
+            alike = (node.op, node.inputs[0], len(node.inputs), compliant, weight.dtype.name, quantized)
+            found.setdefault(alike, []).append(node)
     return (nodes for nodes in found.values() if len(nodes) > 1)
 
 

@@ -12,9 +12,10 @@ from collections.abc import Callable
 import numpy as np
 
 from trtsparse.engines.cusparselt import fused, spatial
-from trtsparse.engines.cusparselt.graph import Graph, Node
+from trtsparse.engines.cusparselt.graph import PRODUCTS, Graph, Node
 from trtsparse.engines.cusparselt.merging import merge_products
 from trtsparse.engines.cusparselt.operators import OPERATORS
+from trtsparse.engines.cusparselt.quantized import quantize_products
 
 __all__ = ["fold_constants", "fuse"]
 
@@ -51,6 +52,8 @@ def fuse(graph: Graph) -> Graph:
     """Rewrite a graph in place; returns it."""
     _skip_identities(graph)
     fold_constants(graph)
+    quantize_products(graph)
+    fold_constants(graph)  # what was dequantized meanwhile
     _fold_batch_norm(graph)
     for rewrite in (_gelu, _silu, _layer_norm, _rms_norm, _attention, _linear, _pointwise, _bias, _epilogue):
         _everywhere(graph, rewrite)
@@ -298,13 +301,13 @@ def _pointwise(uses: _Uses, node: Node) -> bool:
 
 def _bias(uses: _Uses, node: Node) -> bool:
     """The sum with a constant for each output channel after a product or convolution."""
-    if node.op not in ("Linear", "Conv") or len(node.inputs) > 2:
+    if node.op not in (*PRODUCTS, "Conv") or len(node.inputs) > 2:
         return False
     weight = uses.graph.constants.get(node.inputs[1])
     after = uses.only_reader(node.outputs[0], "Add")
     if weight is None or after is None:
         return False
-    last = node.op == "Linear" and not node.attributes.get("channels")
+    last = node.op != "Conv" and not node.attributes.get("channels")
     rows = weight.shape[1 if last and not node.attributes["transposed"] else 0]
     value = _other(after, node.outputs[0])
     constant = uses.graph.constants.get(value)
@@ -319,13 +322,13 @@ def _bias(uses: _Uses, node: Node) -> bool:
 
 def _epilogue(uses: _Uses, node: Node) -> bool:
     """An activation after a product."""
-    if node.op != "Linear" or node.attributes["act"]:
+    if node.op not in PRODUCTS or node.attributes["act"]:
         return False
     for op, act in (("Relu", "relu"), ("Gelu", "gelu")):
         after = uses.only_reader(node.outputs[0], op)
         if after is not None and after.attributes.get("approximate", "none") == "none":
             attributes = {**node.attributes, "act": act}
-            uses.graph.replace([node, after], Node("Linear", node.name, node.inputs, after.outputs, attributes))
+            uses.graph.replace([node, after], Node(node.op, node.name, node.inputs, after.outputs, attributes))
             return True
     return False
 

@@ -2,46 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from trtsparse.engines.cusparselt.graph import Node
-from trtsparse.engines.cusparselt.opaque import Opaque
 from trtsparse.engines.cusparselt.operators import Tensor
-from trtsparse.engines.cusparselt.program import Linear, to_tensor
-from trtsparse.errors import EngineError
-from trtsparse.sparsity.pattern import TWO_FOUR, is_compliant
+from trtsparse.engines.cusparselt.product import Product, Used
+from trtsparse.engines.cusparselt.program import Linear
+from trtsparse.engines.cusparselt.quantized_product import QuantizedProduct
 from trtsparse.tune.choose import Choose, question
-from trtsparse.tune.dense import Algorithm, Dense, dense_form
-from trtsparse.tune.gemm import Gemm, Refused
+from trtsparse.tune.gemm import Gemm
 from trtsparse.tune.result import Kernel
-from trtsparse.tune.sparse import Configuration, Sparse
+from trtsparse.tune.sparse import Sparse
 
-__all__ = ["Product", "Products", "Used", "pass_ms"]
-
-_NAMES = {"torch.bfloat16": "bf16", "torch.float16": "fp16"}
-_REPETITIONS = 20
-
-
-@dataclass(frozen=True)
-class Used:
-    """What runs for one product.
-
-    Attributes:
-        node: The node's name.
-        tensor: The weight's name.
-        gemm: Its shape and types.
-        kernel: The kernel; None: PyTorch's own choice.
-    """
-
-    node: str
-    tensor: str
-    gemm: Gemm
-    kernel: Kernel | None
+__all__ = ["Products"]
 
 
 class Products:
@@ -60,13 +36,14 @@ class Products:
     ) -> None:
         self.device, self.floating = device, floating
         self.stored = compressed or {}
-        self.made: list[Product] = []
+        self.made: list[Product | QuantizedProduct] = []
         self.chosen: dict[str, Kernel | None] = {}
         self._choose = choose
 
     def __call__(self, node: Node, weight: np.ndarray, bias: np.ndarray | None) -> Linear:
         """A product for a node; weights (N, K), bias (N,)."""
-        product = Product(self, node, weight, bias)
+        kind = QuantizedProduct if node.op == "QuantizedLinear" else Product
+        product = kind(self, node, weight, bias)
         self.made.append(product)
         return product
 
@@ -75,6 +52,31 @@ class Products:
         kernel = self._choose(gemm, compliant)
         self.chosen[question(gemm, compliant=compliant)] = kernel
         return kernel
+
+    def compress(self, problem: Sparse, tensor: str, weight: Callable[[], Tensor]) -> Tensor:
+        """A compressed weight on the device, which serves every plan of a type.
+
+        Args:
+            problem: Any product with it.
+            tensor: Its name.
+            weight: Gives it, (N, K) on any device, where it was not compressed before.
+        """
+        import torch
+
+        nbytes, scratch = problem.compressed_nbytes()
+        stored = self.stored.get(tensor)
+        if stored is not None and len(stored) == nbytes:
+            return torch.frombuffer(bytearray(stored), dtype=torch.uint8).to(self.device)
+        dense = weight().to(self.device)
+        compressed = torch.empty(nbytes, dtype=torch.uint8, device=self.device)
+        working = torch.empty(max(scratch, 1), dtype=torch.uint8, device=self.device)
+        problem.compress(
+            w=dense.data_ptr(),
+            compressed=compressed.data_ptr(),
+            scratch=working.data_ptr(),
+            stream=torch.cuda.current_stream(self.device).cuda_stream,
+        )
+        return compressed
 
     @property
     def used(self) -> tuple[Used, ...]:
@@ -93,180 +95,3 @@ class Products:
         """Destroy plans and descriptors."""
         for product in self.made:
             product.close()
-
-
-class Product:
-    """``act(x W^T + b)`` for any number of rows. Not thread-safe.
-
-    Args:
-        owner: What all products share.
-        node: A "Linear" node.
-        weight: (N, K).
-        bias: (N,), or None.
-    """
-
-    def __init__(self, owner: Products, node: Node, weight: np.ndarray, bias: np.ndarray | None) -> None:
-        import torch
-
-        self._torch, self._owner, self._node = torch, owner, node
-        self.n, self.k = weight.shape
-        self.compliant = self.k % TWO_FOUR.m == 0 and is_compliant(np.ascontiguousarray(weight), axis=1)
-        self._weight = self._typed(weight)
-        self._dense_weight: Tensor = None
-        self.bias = None if bias is None else self._typed(bias).to(owner.device)
-        self._act = {"": None, "relu": torch.relu, "gelu": torch.nn.functional.gelu}[node.attributes["act"]]
-        self.compressed: Tensor = None
-        self.tensor = node.inputs[1]
-        self._ready: dict[int, Callable[[Tensor], Tensor]] = {}
-        self._undo = contextlib.ExitStack()
-        self.used: list[Used] = []
-        self._opaque = Opaque.enter(self._compute, columns=self.n, dtype=self._weight.dtype)
-        self._undo.callback(self._opaque.close)
-
-    def _typed(self, array: np.ndarray) -> Tensor:
-        """On the CPU."""
-        value = to_tensor(array)
-        wanted = self._owner.floating
-        return value.to(wanted) if wanted is not None and value.dtype == self._torch.float32 else value
-
-    @property
-    def weight(self) -> Tensor:
-        """(N, K), on the device from when a kernel first needs it."""
-        if self._dense_weight is None:
-            self._dense_weight = self._weight.to(self._owner.device)
-        return self._dense_weight
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """(M, K) to (M, N)."""
-        return self._opaque(x)
-
-    def _compute(self, x: Tensor) -> Tensor:
-        rows = x.shape[0]
-        ready = self._ready.get(rows)
-        if ready is None:
-            ready = self._ready[rows] = self._prepare(rows)
-        return ready(x)
-
-    def _prepare(self, rows: int) -> Callable[[Tensor], Tensor]:
-        dtype = _NAMES.get(str(self._weight.dtype))
-        if dtype is None:
-            return self._by_torch
-        gemm, kernel = self._choose(rows, dtype)
-        self.used.append(Used(self._node.name, self.tensor, gemm, kernel))
-        if kernel is None:
-            return self._by_torch
-        try:
-            run = self._sparse(gemm, kernel) if kernel.kind == "sparse" else self._dense(gemm, kernel)
-        except Refused as refused:
-            raise EngineError(
-                "a chosen kernel does not exist",
-                where=f"{self._node.name}: {gemm.key}",
-                got=f"{kernel.kind} kernel {kernel.name}: {refused}",
-                fix="tune on this machine",
-            ) from refused
-        if self._act is None or gemm.activation:
-            return run
-        act = self._act
-        return lambda x: act(run(x))
-
-    def _choose(self, rows: int, dtype: str) -> tuple[Gemm, Kernel | None]:
-        """The kernel, and what of the activation it does too.
-
-        Not every kernel can do a GELU. One that can, by the approximation with tanh, is taken where the others are
-        not faster together with a GELU of its own.
-        """
-        bias, act = "bias" if self.bias is not None else "", self._node.attributes["act"]
-        fused = self._ask(rows, dtype, "_".join(filter(None, (bias, act))))
-        if act != "gelu":
-            return fused
-        plain = self._ask(rows, dtype, bias)
-        if fused[1] is None or plain[1] is None:
-            return plain if fused[1] is None else fused
-        y = self._torch.empty((rows, self.n), dtype=self._weight.dtype, device=self._owner.device)
-        alone_ms = pass_ms(self._torch, lambda: self._torch.nn.functional.gelu(y))
-        return fused if fused[1].ms <= plain[1].ms + alone_ms else plain
-
-    def _ask(self, rows: int, dtype: str, epilogue: str) -> tuple[Gemm, Kernel | None]:
-        gemm = Gemm(rows, self.n, self.k, dtype, epilogue=epilogue or "none")
-        step = gemm.input_type.alignment
-        aligned = not (gemm.n % step or gemm.k % step)
-        return gemm, self._owner.choose(gemm, self.compliant and aligned)
-
-    def _by_torch(self, x: Tensor) -> Tensor:
-        y = self._torch.nn.functional.linear(x, self.weight, self.bias)
-        return y if self._act is None else self._act(y)
-
-    def _dense(self, gemm: Gemm, kernel: Kernel) -> Callable[[Tensor], Tensor]:
-        algorithm = Algorithm(**kernel.parameters)
-        problem = Dense(
-            dense_form(gemm),
-            bias=0 if self.bias is None else self.bias.data_ptr(),
-            fast_accumulation=algorithm.fast_accumulation,
-        )
-        self._undo.callback(problem.close)
-        return self._runner(gemm, problem.runner(algorithm), self.weight, gemm.m)
-
-    def _sparse(self, gemm: Gemm, kernel: Kernel) -> Callable[[Tensor], Tensor]:
-        problem = Sparse(gemm, bias=0 if self.bias is None else self.bias.data_ptr())
-        self._undo.callback(problem.close)
-        plan = problem.runner(Configuration(**kernel.parameters))
-        self._undo.callback(plan.close)
-        if self.compressed is None:
-            self.compressed = self._compress(problem)
-        return self._runner(gemm, plan, self.compressed, gemm.padded_m)
-
-    def _compress(self, problem: Sparse) -> Tensor:
-        """One compressed weight serves every plan of a type."""
-        torch, device = self._torch, self._owner.device
-        nbytes, scratch = problem.compressed_nbytes()
-        stored = self._owner.stored.get(self.tensor)
-        if stored is not None and len(stored) == nbytes:
-            return torch.frombuffer(bytearray(stored), dtype=torch.uint8).to(device)
-        dense = self._weight.to(device)
-        compressed = torch.empty(nbytes, dtype=torch.uint8, device=device)
-        working = torch.empty(max(scratch, 1), dtype=torch.uint8, device=device)
-        problem.compress(
-            w=dense.data_ptr(),
-            compressed=compressed.data_ptr(),
-            scratch=working.data_ptr(),
-            stream=torch.cuda.current_stream(device).cuda_stream,
-        )
-        return compressed
-
-    def _runner(self, gemm: Gemm, runner: Any, weight: Tensor, rows: int) -> Callable[[Tensor], Tensor]:
-        torch, device, floating = self._torch, self._owner.device, self._weight.dtype
-        nbytes = runner.workspace_nbytes
-
-        def run(x: Tensor) -> Tensor:
-            x = x.contiguous()
-            if rows != gemm.m:
-                x = torch.nn.functional.pad(x, (0, 0, 0, rows - gemm.m))
-            y = torch.empty((rows, self.n), dtype=floating, device=device)
-            workspace = torch.empty(max(nbytes, 1), dtype=torch.uint8, device=device)
-            runner.enqueue(
-                x=x.data_ptr(),
-                w=weight.data_ptr(),
-                y=y.data_ptr(),
-                workspace=workspace.data_ptr(),
-                stream=torch.cuda.current_stream(device).cuda_stream,
-            )
-            return y[: gemm.m]
-
-        return run
-
-    def close(self) -> None:
-        """Destroy plans and descriptors."""
-        self._undo.close()
-        self._ready.clear()
-
-
-def pass_ms(torch: Any, work: Callable[[], Any]) -> float:
-    """Milliseconds that some work takes on the GPU, from events around several repetitions."""
-    work()
-    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    start.record()
-    for _ in range(_REPETITIONS):
-        work()
-    end.record()
-    end.synchronize()
-    return float(start.elapsed_time(end)) / _REPETITIONS

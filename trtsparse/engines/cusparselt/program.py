@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from trtsparse.engines.cusparselt import fused, spatial
-from trtsparse.engines.cusparselt.graph import Graph, Node
+from trtsparse.engines.cusparselt.graph import PRODUCTS, Graph, Node
 from trtsparse.engines.cusparselt.operators import OPERATORS, Tensor
 from trtsparse.errors import EngineError, ModelError
 
-__all__ = ["PRODUCTS", "Linear", "Program", "check_operators", "to_tensor"]
+__all__ = ["Linear", "Program", "check_operators", "to_tensor"]
 
 Shapes = tuple[tuple[int, ...], ...]
 Linear = Callable[[Tensor], Tensor]
@@ -26,8 +26,6 @@ _HOST_INPUTS = {
     "Range": (0, 1, 2), "ReduceSum": (1,), "ReduceMean": (1,), "ReduceMax": (1,), "ReduceMin": (1,), "ReduceL2": (1,),
 }  # fmt: skip
 _HOST_OUTPUTS = {"Shape", "Size"}
-PRODUCTS = ("Linear", "QuantizedLinear")
-"""Nodes of products with weights."""
 
 
 def to_tensor(array: np.ndarray) -> Tensor:

@@ -16,7 +16,7 @@ from trtsparse.engines.cusparselt.graph import Graph, Node
 
 __all__ = ["quantize_products"]
 
-_INT8 = 3  # onnx.TensorProto.INT8
+_INT8, _HALVES = 3, (10, 16)  # of onnx.TensorProto: INT8; FLOAT16, BFLOAT16
 _KINDS = {0: np.dtype(np.uint8), 2: np.dtype(np.uint8), _INT8: np.dtype(np.int8)}
 """What QuantizeLinear gives without a zero point, by its ``output_dtype``; other types are not folded."""
 
@@ -25,8 +25,9 @@ def quantize_products(graph: Graph) -> None:
     """Rewrite MatMul, Gemm and 1x1 Conv of two dequantized values into "QuantizedLinear" nodes, in place.
 
     Such a node has the inputs of a "Linear" node, its activation as it is before it is quantized and its weight as
-    int8, and besides its attributes: ``x_scale``, a float, and ``w_scale``, float32 of shape (N,). Weights that are
-    left to be dequantized are so here, once and for all. Nodes that nothing reads any more are dropped.
+    int8, and besides its attributes: ``x_scale``, a float; ``w_scale``, float32 of shape (N,); and ``to``, the ONNX
+    type of its result, if that is another one than the activation's. Weights that are left to be dequantized are so
+    here, once and for all. Nodes that nothing reads any more are dropped.
     """
     _fold(graph, "QuantizeLinear", _quantized)
     _fold(graph, "DequantizeLinear", _dequantized, lambda values: values.dtype != np.int8)  # biases are int32
@@ -37,6 +38,7 @@ def quantize_products(graph: Graph) -> None:
             graph.replace([node], found)
     _fold(graph, "DequantizeLinear", _dequantized)
     graph.prune()
+    _take_casts(graph)
 
 
 @dataclass(frozen=True)
@@ -159,6 +161,19 @@ def _is_symmetric(graph: Graph, *nodes: Node) -> bool:
     """Whether zero points are int8 zeros, where there are any."""
     zeros = [graph.constants.get(_zero(node)) for node in nodes if _zero(node)]
     return all(zero is not None and zero.dtype == np.int8 and not zero.any() for zero in zeros)
+
+
+def _take_casts(graph: Graph) -> None:
+    """Have products give 16-bit values themselves where that is what their results are cast to."""
+    readers = graph.readers()
+    for node in [
+        node for node in graph.nodes if node.op == "QuantizedLinear" and node.outputs[0] not in graph.outputs
+    ]:
+        after = readers.get(node.outputs[0], [])
+        if len(after) == 1 and after[0].op == "Cast" and after[0].attributes["to"] in _HALVES:
+            attributes = {**node.attributes, "to": after[0].attributes["to"]}
+            new = Node(node.op, node.name, node.inputs, after[0].outputs, attributes, node.opset)
+            graph.replace([node, after[0]], new)
 
 
 # -- constants -------------------------------------------------------------------------------------------------------
