@@ -49,8 +49,9 @@ def _gpu():
 
 
 def sparse_kernel(gemm: Gemm, fits: bool):  # noqa: FBT001 - as the engine calls it
-    """The library's first configuration, whether it is fast or not; it has none for a few rows."""
-    return Kernel("sparse", "config 0", {"config": 0}, 1, 1, 1, 0, 0) if fits and gemm.m >= 16 else None
+    """The library's first configuration, whether it is fast or not; it has none for the smallest products."""
+    possible = fits and gemm.m >= 16 and gemm.k >= 32
+    return Kernel("sparse", "config 0", {"config": 0}, 1, 1, 1, 0, 0) if possible else None
 
 
 def sparse_integers(gemm: Gemm, fits: bool):  # noqa: FBT001

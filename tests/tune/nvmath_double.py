@@ -365,7 +365,7 @@ class CusparseLt(types.ModuleType):
             factors = at(alpha, np.dtype(np.float32), n).astype(np.float64) if by_channel else factor
             values = factors * (at(x, kind, m, k).astype(np.float64) @ dense.reshape(n, k).T)
             if product.values.get(8):
-                bias = np.dtype(np.float32) if w_form.kind == 3 else output
+                bias = np.dtype(np.float32) if output.kind == "i" else output
                 values += at(product.values[8], bias, n).astype(np.float64)
             values = activated(values, "relu" if product.values.get(0) else "gelu" if product.values.get(3) else "")
             store(values, y, output, m, n)

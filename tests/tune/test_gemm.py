@@ -42,6 +42,7 @@ def test_the_output_has_a_usual_type(dtype, out):
 
 def test_the_bias_of_integers_is_float32():
     assert Gemm(8, 8, 8, "int8", "int8", "bias").bias_type == DTYPES["fp32"]
+    assert Gemm(8, 8, 8, "int8", "fp16", "bias").bias_type == DTYPES["fp16"]
     assert Gemm(8, 8, 8, "bf16", "", "bias").bias_type == DTYPES["bf16"]
     assert (Gemm(8, 8, 8, epilogue="bias_gelu").has_bias, Gemm(8, 8, 8, epilogue="gelu").has_bias) == (True, False)
     assert Gemm(8, 8, 8, epilogue="bias_gelu").activation == "gelu"

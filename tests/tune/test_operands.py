@@ -63,10 +63,10 @@ def test_poison_covers_the_whole_output(cuda, stream):
 def test_a_bias_is_made_where_the_epilogue_adds_one(cuda, stream):
     data = operands(cuda, stream, Gemm(16, 64, 256, "int8", epilogue="bias"))
     assert data.bias.dtype == np.float32
-    assert data.bias_at
+    assert data.bias_as(DTYPES["fp32"])
     data.close()
     data = operands(cuda, stream, Gemm(16, 64, 256))
-    assert (data.bias, data.bias_at) == (None, 0)
+    assert (data.bias, data.bias_as(DTYPES["bf16"])) == (None, 0)
     data.close()
 
 

@@ -92,7 +92,8 @@ def test_int8_products_are_scaled_by_channel_before_bias_and_activation(cuda, ou
     gemm = Gemm(16, 32, 64, "int8", out, "bias_relu")
     x, w = rng.integers(-9, 9, (16, 64), dtype=np.int8), rng.integers(-9, 9, (32, 64), dtype=np.int8)
     w[:, 1::4] = w[:, 2::4] = 0
-    scales, bias = (2.0 ** -rng.integers(3, 9, 32)).astype(np.float32), rng.standard_normal(32).astype(np.float32)
+    scales = (2.0 ** -rng.integers(3, 9, 32)).astype(np.float32)
+    bias = rng.standard_normal(32).astype(gemm.bias_type.numpy)
     place.x, place.w = place.put(x), place.put(w)
     problem = Sparse(gemm, bias=place.put(bias), alphas=place.put(scales))
     plan = problem.runner(Configuration(2))

@@ -98,9 +98,8 @@ class _DenseKernels:
         self.gemm, self._operands, self._stream = gemm, operands, stream
         fast = (False, True) if gemm.dtype == "fp8_e4m3" else (False,)
         self._undo = contextlib.ExitStack()
-        self._made = {
-            flag: Dense(gemm, alpha=scale(gemm), bias=operands.bias_at, fast_accumulation=flag) for flag in fast
-        }
+        bias = operands.bias_as(gemm.bias_type)
+        self._made = {flag: Dense(gemm, alpha=scale(gemm), bias=bias, fast_accumulation=flag) for flag in fast}
         for made in self._made.values():
             self._undo.callback(made.close)
 
@@ -139,7 +138,7 @@ class _SparseKernels:
         if gemm.input_type.exact and not gemm.output_type.exact:  # engines scale each channel by itself
             factors = np.full(gemm.n, scale(gemm), np.float32)
             alphas = operands.put(factors, factors.nbytes)
-        self._made = Sparse(gemm, alpha=scale(gemm), bias=operands.bias_at, alphas=alphas)
+        self._made = Sparse(gemm, alpha=scale(gemm), bias=operands.bias_as(gemm.bias_type), alphas=alphas)
         self.compressed_nbytes, scratch = self._made.compressed_nbytes()
         buffer = operands.scratch("compress", scratch)
         for one in operands.sets:

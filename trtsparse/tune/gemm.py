@@ -161,8 +161,8 @@ class Gemm:
 
     @property
     def bias_type(self) -> DataType:
-        """Of the bias: float32 for integer products, else that of ``y``."""
-        return DTYPES["fp32"] if self.input_type.exact else self.output_type
+        """Of the bias: float32 where the result is an integer, else that of the result."""
+        return DTYPES["fp32"] if self.output_type.exact else self.output_type
 
     @property
     def has_bias(self) -> bool:

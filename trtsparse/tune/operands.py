@@ -39,7 +39,7 @@ class Operands:
     Attributes:
         x: The activation, ``gemm.padded_m`` rows.
         w: The weight, pruned to the pattern of its type.
-        bias: N values or None; ``bias_at`` is its address, 0 without.
+        bias: N values or None.
         sets: At least two.
     """
 
@@ -52,7 +52,6 @@ class Operands:
         self.w = Matrix.random(kind, gemm.n, gemm.k, rng=rng, pattern=kind.pattern)
         self.bias = rng.standard_normal(gemm.n).astype(gemm.bias_type.numpy) if gemm.has_bias else None
         try:
-            self.bias_at = 0 if self.bias is None else self.put(self.bias, self.bias.nbytes)
             self.sets = self._make_sets(l2_nbytes)
         except BaseException:
             self.close()
@@ -69,6 +68,13 @@ class Operands:
             )
             for _ in range(count)
         ]
+
+    def bias_as(self, kind: DataType) -> int:
+        """The address of the bias in a type that holds its values; 0 without a bias."""
+        if self.bias is None:
+            return 0
+        values = self.bias.astype(kind.numpy)
+        return self.put(values, values.nbytes)
 
     def allocate(self, nbytes: int) -> int:
         """Device memory that lives as long as this object."""

@@ -335,5 +335,8 @@ def test_a_closed_product_is_forgotten():
     assert product(torch.ones(2, 3)).tolist() == [[2.0] * 3] * 2
     product.close()
     product.close()
-    with pytest.raises(KeyError):
+    with pytest.raises(EngineError) as caught:
         product(torch.ones(2, 3))
+    assert str(caught.value) == (
+        "a product was executed after its engine was closed\n  to fix: open the engine again"
+    )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trtsparse.engines.cusparselt.operators import Tensor
+from trtsparse.errors import EngineError
 
 __all__ = ["Opaque"]
 
@@ -22,7 +23,10 @@ def _operator() -> Any:
     import torch
 
     def compute(x: Tensor, number: int, columns: int, dtype: Any) -> Tensor:  # noqa: ARG001
-        return _made[number](x)
+        found = _made.get(number)
+        if found is None:
+            raise EngineError("a product was executed after its engine was closed", fix="open the engine again")
+        return found(x)
 
     def describe(x: Tensor, number: int, columns: int, dtype: Any) -> Tensor:  # noqa: ARG001
         return x.new_empty((x.shape[0], columns), dtype=dtype)

@@ -82,6 +82,7 @@ class QuantizedProduct:
         self._act = {"": None, "relu": torch.relu, "gelu": torch.nn.functional.gelu}[node.attributes["act"]]
         self._to = {10: torch.float16, 16: torch.bfloat16}.get(node.attributes.get("to", 0))
         self._ready: dict[int, Callable[[Tensor], Tensor]] = {}
+        self._held: list[Tensor] = []
         self._undo = contextlib.ExitStack()
 
     def _on_device(self, array: np.ndarray) -> Tensor:
@@ -203,14 +204,21 @@ class QuantizedProduct:
 
     def _sparse(self, gemm: Gemm, kernel: Kernel) -> Callable[[Tensor], Tensor]:
         alphas = 0 if gemm.output_type.exact else self._scales.data_ptr()
-        bias = self._bias.data_ptr() if self._bias is not None and gemm.has_bias else 0
-        problem = Sparse(gemm, bias=bias, alphas=alphas)
+        problem = Sparse(gemm, bias=self._bias_for(gemm), alphas=alphas)
         self._undo.callback(problem.close)
         plan = problem.runner(Configuration(**kernel.parameters))
         self._undo.callback(plan.close)
         if self.compressed is None:
             self.compressed = self._owner.compress(problem, self.tensor, lambda: to_tensor(self._integers))
         return self._opaque(gemm, plan, self.compressed)
+
+    def _bias_for(self, gemm: Gemm) -> int:
+        """The address of the bias in the type that a product wants, which lives as long as this object; 0 without."""
+        if self._bias is None or not gemm.has_bias:
+            return 0
+        bias = self._bias.to(getattr(self._torch, gemm.bias_type.numpy.name))
+        self._held.append(bias)
+        return int(bias.data_ptr())
 
     def _stream(self) -> int:
         return int(self._torch.cuda.current_stream(self._owner.device).cuda_stream)

@@ -1,0 +1,163 @@
+"""The package's own engine as a variant, and what else there is to know of it: its steps, its saved form."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from onnx import TensorProto
+
+from trtsparse.engines.cusparselt.engine import CusparseltContext, CusparseltEngine
+from trtsparse.files.model import OnnxModel
+from trtsparse.tune.choose import Choose
+from trtsparse.tune.gemm import Gemm
+from trtsparse.tune.result import Kernel
+
+from .execution import Runnable
+
+__all__ = ["Ours", "dense_only", "kinds_of_steps", "saved_form"]
+
+_KINDS = {
+    "Attention": "attention", "Softmax": "attention", "MatMul": "attention", "LayerNormalization": "norms",
+    "LayerNorm": "norms", "RmsNorm": "norms", "BatchNormalization": "norms", "Gelu": "activations",
+    "Silu": "activations", "Relu": "activations", "Sigmoid": "activations", "Erf": "activations",
+    "Conv": "convolutions",
+}  # fmt: skip
+_PROFILES = 5
+
+
+def dense_only(choose: Choose) -> Choose:
+    """A choice among dense kernels."""
+
+    def chosen(gemm: Gemm, _compliant: bool) -> Kernel | None:  # noqa: FBT001 - an engine's callback
+        return choose(gemm, False)  # noqa: FBT003
+
+    return chosen
+
+
+class Ours:
+    """An engine with its inputs and outputs on the GPU.
+
+    Args:
+        source: A model, or the path of a saved engine.
+        arrays: An array for each input.
+        choose: The kernels; None: what a saved engine brings.
+        compiled: Whether ``torch.compile`` fuses what is between the products.
+        precision: As the engine takes it.
+    """
+
+    def __init__(
+        self,
+        source: Path | OnnxModel,
+        arrays: Mapping[str, np.ndarray],
+        *,
+        choose: Choose | None,
+        compiled: bool | None,
+        precision: str | None = "bf16",
+    ) -> None:
+        self.engine = CusparseltEngine(source, precision=precision, compiled=compiled, choose=choose)
+        self.inputs = {name: torch.from_numpy(array).cuda() for name, array in arrays.items()}
+        self.outputs: dict[str, torch.Tensor] = {}
+        self.context = self._context()
+
+    def _context(self) -> CusparseltContext:
+        context = self.engine.create_context(profile=0, stream=0, own_scratch=True)
+        shapes = context.set_inputs({name: tuple(value.shape) for name, value in self.inputs.items()}, {})
+        if not self.outputs:
+            types = {spec.name: getattr(torch, spec.dtype.name) for spec in self.engine.outputs}
+            self.outputs = {
+                name: torch.empty(shape, dtype=types[name], device="cuda") for name, shape in shapes.items()
+            }
+        for name, value in {**self.inputs, **self.outputs}.items():
+            context.set_address(name, value.data_ptr())
+        return context
+
+    def run(self) -> None:
+        """Enqueue one inference."""
+        self.context.execute(torch.cuda.current_stream().cuda_stream)
+
+    def output(self) -> torch.Tensor:
+        """What the last one computed; a model has one."""
+        return next(iter(self.outputs.values()))
+
+    def runnable(self) -> Runnable:
+        """Captured a second time, in a context of its own: the first time, kernels were tuned and code compiled."""
+        self.run()
+        torch.cuda.synchronize()
+        self.context.close()
+        for value in self.outputs.values():
+            value.fill_(math.nan)
+        torch.cuda.reset_peak_memory_stats()
+        self.context = self._context()
+        self.run()
+        torch.cuda.synchronize()
+        used = [found.kernel for found in self.engine.used]
+        count = sum(kernel is not None and kernel.kind == "sparse" for kernel in used)
+        notes = f"{count} of {len(used)} products sparse{', compiled' if self.engine.compiled else ''}"
+        return Runnable(self.run, self.output, notes, self)
+
+    def steps(self) -> dict[str, float]:
+        """Milliseconds of each step, executed one by one, in the median of a few times."""
+        stream = torch.cuda.current_stream().cuda_stream
+        runs = [self._context().execute_profiled(stream) for _ in range(_PROFILES)]
+        times: dict[str, list[float]] = defaultdict(list)
+        for run in runs:
+            for name, ms in run:
+                times[name].append(ms)
+        return {name: float(np.median(values)) for name, values in times.items()}
+
+    def close(self) -> None:
+        """Free it."""
+        self.context.close()
+        self.engine.close()
+
+
+def kinds_of_steps(ours: Ours) -> Callable[[str], str]:
+    """What each step of an engine is about, by its name."""
+    ops = {node.name: node.op for node in ours.engine.program.graph.nodes}
+    kernels = {used.node: used.kernel.kind if used.kernel else "dense" for used in ours.engine.used}
+
+    def kind(name: str) -> str:
+        if name in kernels:
+            return f"{kernels[name]} products"
+        op = ops.get(name, "")
+        return _KINDS.get(op, "dense products" if op.endswith("Linear") else "everything else")
+
+    return kind
+
+
+def saved_form(
+    ours: Ours, model: Path, arrays: Mapping[str, np.ndarray], folder: Path, *, found: dict[str, Any]
+) -> None:
+    """Save the engine, load it and run it once, without ``torch.compile`` and, if it is compiled, with it.
+
+    Args:
+        ours: It has run.
+        model: What it was made of.
+        arrays: For each input.
+        folder: For the file.
+        found: Gets what is known, step by step: "nbytes" of the file, "dense_nbytes" of the weights in bfloat16,
+            "load_s" by what was loaded.
+    """
+    path = folder / "engine.trtsparse"
+    ours.engine.save(path)
+    found |= {"nbytes": path.stat().st_size, "dense_nbytes": dense_nbytes(model), "load_s": {}}
+    for compiled in sorted({False, ours.engine.compiled}):
+        start = time.perf_counter()
+        loaded = Ours(path, arrays, choose=None, compiled=compiled, precision=None)
+        loaded.run()
+        torch.cuda.synchronize()
+        found["load_s"]["compiled" if compiled else "not compiled"] = time.perf_counter() - start
+        loaded.close()
+
+
+def dense_nbytes(model: Path) -> int:
+    """Of a float32 model's weights, in two bytes each."""
+    tensors = OnnxModel.open(model).proto.graph.initializer
+    return sum(2 * math.prod(tensor.dims) for tensor in tensors if tensor.data_type == TensorProto.FLOAT)

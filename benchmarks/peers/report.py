@@ -1,0 +1,191 @@
+"""From what the processes of all cases found to rows of figures."""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from .cases import CASES, DENSE, DENSE_8, SPARSE, SPARSE_8
+
+__all__ = ["Table", "add_rows", "best", "paired"]
+
+_MIB = 2**20
+_SLOWEST = 12
+
+
+class Table(Protocol):
+    """What `_results.Benchmark` is."""
+
+    def add(
+        self,
+        case: str,
+        metric: str,
+        values: list[float] | float,
+        unit: str,
+        *,
+        at_least: float | None = None,
+        at_most: float | None = None,
+    ) -> float:
+        """Add a figure."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Case:
+    """A table and a report about one case."""
+
+    table: Table
+    title: str
+    report: Mapping[str, Any]
+
+    @property
+    def variants(self) -> Mapping[str, Mapping[str, Any]]:
+        return self.report["variants"]  # type: ignore[no-any-return]
+
+    def ms(self, name: str | None) -> list[float]:
+        """Times of a variant; none where it did not run."""
+        return list(self.variants.get(name or "", {}).get("ms", ()))
+
+    def joules(self, name: str | None) -> list[float | None]:
+        """Its energy, as far as it is known."""
+        return list(self.variants.get(name or "", {}).get("joules", ()))
+
+    def add(self, metric: str, values: list[float] | float, unit: str, **target: float | None) -> None:
+        """Add a figure."""
+        self.table.add(self.title, metric, values, unit, **target)
+
+    def add_ratios(self, metric: str, values: Sequence[float], *, at_least: float | None = None) -> None:
+        """Add ratios; where there are none, a target is missed and the rest is left out."""
+        if values:
+            self.add(metric, list(values), "x", at_least=at_least)
+        elif at_least is not None:
+            self.add(f"{metric} (not run)", 0.0, "x", at_least=at_least)
+
+
+def add_rows(table: Table, report: Mapping[str, Any]) -> None:
+    """Add everything that is known of a case.
+
+    Args:
+        table: Where to.
+        report: As `peers.session.Session` writes it.
+    """
+    case = next(case for case in CASES if case.name == report["case"])
+    shapes = report.get("shapes") or case.shapes.values()
+    sizes = " ".join(f"({' x '.join(map(str, shape))})" for shape in shapes)
+    found = _Case(table, f"{case.recipe} {sizes}", report)
+    for name, variant in found.variants.items():
+        _variant(found, name, variant)
+    _ratios(found, SPARSE, dense_names(found.variants), DENSE, target=case.target)
+    if case.int8_target is not None:
+        _ratios(found, SPARSE_8, dense_names(found.variants, eight_bits=True), DENSE_8, target=case.int8_target)
+    _explained(found)
+    _saved(found)
+    _profiled(found)
+
+
+def dense_names(variants: Mapping[str, Any], *, eight_bits: bool = False) -> list[str]:
+    """The variants with dense kernels."""
+    starts = ("FP8,", "INT8,", DENSE_8) if eight_bits else ("torch.compile", "eager", DENSE)
+    return [name for name in variants if name.startswith(starts)]
+
+
+def best(variants: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> str | None:
+    """The fastest of some variants by its median; None where none ran.
+
+    Example:
+        >>> best({"a": {"ms": [2.0, 3.0, 9.0]}, "b": {"ms": [4.0, 4.0, 1.0]}, "c": {"failure": "no"}}, "abc")
+        'a'
+    """
+    medians = {name: statistics.median(variants[name]["ms"]) for name in names if variants[name].get("ms")}
+    return min(medians, key=medians.__getitem__) if medians else None
+
+
+def paired(numerator: Sequence[float | None], denominator: Sequence[float | None]) -> list[float]:
+    """Ratios round by round, of the rounds that both have.
+
+    Example:
+        >>> paired([2.0, None, 6.0, 8.0], [1.0, 1.0, 2.0])
+        [2.0, 3.0]
+    """
+    return [a / b for a, b in zip(numerator, denominator, strict=False) if a is not None and b]
+
+
+def _variant(case: _Case, name: str, variant: Mapping[str, Any]) -> None:
+    if not variant.get("ms"):
+        why = variant.get("failure") or case.report.get("ended") or "it was built, but not measured"
+        case.add(f"{name}: not run: {why}", 0.0, "runs")
+        return
+    notes = f" ({variant['notes']})" if variant.get("notes") else ""
+    case.add(f"{name}{notes}", case.ms(name), "ms")
+    case.add(f"{name}, error against float32", variant["error"], "")
+    known = [joules for joules in case.joules(name) if joules is not None]
+    if known:
+        case.add(f"{name}, energy of an inference", known, "J")
+    if variant["peak_nbytes"]:
+        case.add(f"{name}, peak device memory", variant["peak_nbytes"] / _MIB, "MiB")
+    case.add(f"{name}, built in", variant["build_s"], "s")
+
+
+def _ratios(case: _Case, sparse: str, dense: Sequence[str], own: str, *, target: float | None) -> None:
+    """Speed, energy and memory of a sparse engine against dense ones."""
+    variants = case.variants
+    fastest = best(variants, dense)
+    metric = f"best dense{f' ({fastest})' if fastest else ''} / {sparse}"
+    case.add_ratios(metric, paired(case.ms(fastest), case.ms(sparse)), at_least=target)
+    case.add_ratios(f"inferences per joule, {sparse} / best dense", paired(case.joules(fastest), case.joules(sparse)))
+    if own != fastest:
+        case.add_ratios(f"{own} / {sparse}", paired(case.ms(own), case.ms(sparse)))
+        joules = paired(case.joules(own), case.joules(sparse))
+        case.add_ratios(f"inferences per joule, {sparse} / {own}", joules)
+    if fastest == own:
+        peer = best(variants, [name for name in dense if name != own])
+        case.add_ratios(f"best dense of PyTorch ({peer}) / {sparse}", paired(case.ms(peer), case.ms(sparse)))
+    if sparse == SPARSE:
+        peer = best(variants, [name for name in variants if name.startswith("semi-structured")])
+        case.add_ratios(f"PyTorch's {peer} / {sparse}", paired(case.ms(peer), case.ms(sparse)))
+    peaks = [variants.get(name, {}).get("peak_nbytes", 0) for name in (sparse, own)]
+    if all(peaks):
+        case.add(f"peak device memory, {sparse} / {own}", peaks[0] / peaks[1], "x")
+
+
+def _explained(case: _Case) -> None:
+    found = case.report.get("explain", {})
+    gains = paired(case.ms(DENSE), case.ms(SPARSE))
+    for name, words in (("predicted", ""), ("of the measured time", ", given the dense time")):
+        if not found.get(name):
+            continue
+        expected = found[name]["now"]["expected"]
+        case.add(f"explain's expected gain{words}", expected, "x")
+        if gains:
+            measured = statistics.median(gains)
+            off = abs(expected / measured - 1) * 100
+            case.add(f"explain's expected gain{words} / measured gain, off by", off, "%", at_most=10)
+
+
+def _saved(case: _Case) -> None:
+    saved = case.report.get("saved")
+    if not saved:
+        return
+    for how, seconds in saved["load_s"].items():
+        case.add(f"saved engine, loaded and run once, {how}", seconds, "s")
+    case.add("saved engine's file", saved["nbytes"] / _MIB, "MiB")
+    case.add("saved engine's file / dense weights in bfloat16", saved["nbytes"] / saved["dense_nbytes"], "x")
+
+
+def _profiled(case: _Case) -> None:
+    """Shares of kinds of steps as rows, the slowest steps as a printed table."""
+    steps = case.report.get("profile")
+    if not steps:
+        return
+    total = sum(ms for _, _, ms in steps)
+    kinds: dict[str, float] = defaultdict(float)
+    for _, kind, ms in steps:
+        kinds[kind] += ms
+    for kind, ms in sorted(kinds.items(), key=lambda item: -item[1]):
+        case.add(f"share of {kind} in the sparse engine's steps, one by one", 100 * ms / total, "%")
+    print(f"{case.title}: the slowest of {len(steps)} steps, {total:.3f} ms one by one")
+    for name, kind, ms in sorted(steps, key=lambda step: -step[2])[:_SLOWEST]:
+        print(f"  {ms:8.4f} ms  {100 * ms / total:5.1f} %  {kind:16}  {name}")

@@ -1,0 +1,151 @@
+"""What the end-to-end benchmark makes of what its processes found."""
+
+import json
+
+import pytest
+
+from benchmarks.peers.cases import CASES, DENSE, DENSE_8, SPARSE, SPARSE_8, give_up, prepare, wait_for
+from benchmarks.peers.report import add_rows
+
+
+class Rows:
+    """Notes what is added."""
+
+    def __init__(self):
+        self.rows = {}
+
+    def add(self, _case, metric, values, unit, *, at_least=None, at_most=None):
+        self.rows[metric] = (values, unit, at_least if at_least is not None else at_most)
+
+
+def ran(ms, joules=None, **facts):
+    joules = [None] * len(ms) if joules is None else joules
+    return {"ms": ms, "joules": joules, "error": 0.01, "peak_nbytes": 2**20, "build_s": 1.0, "notes": ""} | facts
+
+
+def rows(**report):
+    table = Rows()
+    add_rows(table, {"case": "bert-large", "notes": [], "variants": {}, **report})
+    return table.rows
+
+
+def test_the_fastest_dense_variant_is_what_sparse_is_compared_with_round_by_round():
+    found = rows(
+        variants={
+            SPARSE: ran([10.0, 10.0], [2.0, 2.0], peak_nbytes=2**20),
+            DENSE: ran([14.0, 15.0], [4.0, 3.0], peak_nbytes=2**21),
+            "torch.compile max-autotune": ran([13.0, 12.5], [3.0, None]),
+            "eager": ran([20.0, 21.0]),
+            "semi-structured": ran([11.0, 12.0]),
+            "semi-structured, best algorithms, torch.compile": {"failure": "no"},
+        }
+    )
+    assert found["best dense (torch.compile max-autotune) / sparse engine"] == ([1.3, 1.25], "x", 1.2)
+    assert found["dense engine / sparse engine"] == ([1.4, 1.5], "x", None)
+    assert found["inferences per joule, sparse engine / best dense"] == ([1.5], "x", None)
+    assert found["PyTorch's semi-structured / sparse engine"] == ([1.1, 1.2], "x", None)
+    assert found["peak device memory, sparse engine / dense engine"] == (0.5, "x", None)
+    assert found["semi-structured, best algorithms, torch.compile: not run: no"] == (0.0, "runs", None)
+
+
+def test_eight_bits_are_compared_among_themselves():
+    found = rows(
+        variants={
+            SPARSE_8: ran([5.0]),
+            DENSE_8: ran([7.0]),
+            "FP8, torch.compile default": ran([6.5]),
+            "INT8, torch.compile default": {"failure": "out of memory"},
+        }
+    )
+    assert found["best dense (FP8, torch.compile default) / INT8 sparse engine"] == ([1.3], "x", 1.25)
+
+
+def test_a_target_that_cannot_be_measured_is_missed():
+    found = rows(variants={SPARSE: {"failure": "no GPU"}, "eager": ran([1.0])}, ended="the process died")
+    assert found["best dense (eager) / sparse engine (not run)"] == (0.0, "x", 1.2)
+    assert found["sparse engine: not run: no GPU"] == (0.0, "runs", None)
+
+
+def test_a_variant_without_times_says_how_the_process_ended():
+    built = {"error": 0.01, "peak_nbytes": 1, "build_s": 1.0, "notes": ""}
+    assert "eager: not run: the process took too long" in rows(
+        variants={"eager": built}, ended="the process took too long"
+    )
+    assert "eager: not run: it was built, but not measured" in rows(variants={"eager": built})
+
+
+def test_explain_is_off_by_percent_of_the_measured_gain():
+    found = rows(
+        variants={SPARSE: ran([10.0, 10.0]), DENSE: ran([15.0, 15.0])},
+        explain={"predicted": {"now": {"expected": 1.2}}, "of the measured time": None, "times": "measured"},
+    )
+    assert found["explain's expected gain"] == (1.2, "x", None)
+    assert found["explain's expected gain / measured gain, off by"][0] == pytest.approx(20.0)
+    assert found["explain's expected gain / measured gain, off by"][2] == 10
+
+
+def test_steps_are_shares_and_the_slowest_are_printed(capsys):
+    found = rows(profile=[["fc1", "sparse products", 3.0], ["ln", "norms", 1.0]])
+    assert found["share of sparse products in the sparse engine's steps, one by one"] == (75.0, "%", None)
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].endswith("the slowest of 2 steps, 4.000 ms one by one")
+    assert printed[1].split() == ["3.0000", "ms", "75.0", "%", "sparse", "products", "fc1"]
+
+
+def test_a_saved_engine_is_compared_with_dense_weights():
+    found = rows(saved={"nbytes": 3 * 2**20, "dense_nbytes": 2 * 2**20, "load_s": {"compiled": 4.0}})
+    assert found["saved engine's file / dense weights in bfloat16"] == (1.5, "x", None)
+    assert found["saved engine, loaded and run once, compiled"] == (4.0, "s", None)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_each_case_has_a_tiny_form_that_can_be_prepared(case, tmp_path):
+    tiny = case.tiny()
+    path = prepare(tiny, tmp_path, int8=False)
+    assert path == wait_for(path, limit_s=0)
+    assert path.stat().st_size < 20 * 2**20
+    assert prepare(tiny, tmp_path, int8=False) == path, "it is there already"
+
+
+def test_a_model_that_cannot_be_made_is_not_waited_for(tmp_path):
+    give_up(tmp_path / "int8.onnx", "no ONNX Runtime")
+    with pytest.raises(RuntimeError, match="no ONNX Runtime"):
+        wait_for(tmp_path / "int8.onnx", limit_s=60)
+    with pytest.raises(TimeoutError, match=r"/pruned.onnx was not ready in 0 s"):
+        wait_for(tmp_path / "pruned.onnx", limit_s=0)
+
+
+def test_what_killed_a_process_is_left_out_in_the_next(monkeypatch, tmp_path):
+    from benchmarks import gpu_end_to_end as script
+
+    jobs = []
+
+    def process(job, _timeout_s):
+        jobs.append(job)
+        working = "" if "eager" in job["skip"] else "eager"
+        report = {"case": "vit-h", "variants": {}, "notes": [], "working": working}
+        script.Path(job["report"]).write_text(json.dumps(report))
+        return "the process was ended by SIGSEGV" if working else ""
+
+    monkeypatch.setattr(script, "_process", process)
+    found = script.measure({"case": "vit-h", "report": str(tmp_path / "case.json"), "limit_s": 300.0})
+    assert found["working"] == ""
+    assert json.loads((tmp_path / "case.json").read_text())["machine"]["python"]
+    assert [job["skip"] for job in jobs] == [{}, {"eager": "the process was ended by SIGSEGV"}]
+
+
+def test_a_process_that_takes_too_long_is_ended_with_what_it_started(monkeypatch, tmp_path):
+    from benchmarks import gpu_end_to_end as script
+
+    sleeper = tmp_path / "sleeper.py"
+    sleeper.write_text("import time\ntime.sleep(60)\n")
+    monkeypatch.setattr(script, "__file__", str(sleeper))
+    assert script._process({}, 1.0) == "the process took too long"
+
+
+def test_reports_of_different_machines_are_not_mixed():
+    from benchmarks import gpu_end_to_end as script
+
+    script.check_alike([{"facts": {"gpu": "H100"}}, {"facts": {"gpu": "H100"}}])
+    with pytest.raises(SystemExit, match="reports of different machines"):
+        script.check_alike([{"facts": {"gpu": "H100"}}, {"facts": {"gpu": "A100"}}])
