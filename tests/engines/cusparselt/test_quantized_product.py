@@ -8,7 +8,7 @@ import pytest
 from tests.doubles.cuda import MemoryCuda
 from tests.helpers import random
 from tests.tune.nvmath_double import CublasLt, CusparseLt, installed_nvmath
-from trtsparse.engines.cusparselt import quantized_product
+from trtsparse.engines.cusparselt import products
 from trtsparse.engines.cusparselt.graph import Node
 from trtsparse.engines.cusparselt.opaque import _made
 from trtsparse.engines.cusparselt.products import Products
@@ -184,11 +184,11 @@ def test_dims_that_integer_products_do_not_take_are_computed_in_float32(n, k):
 def test_the_faster_way_in_all_is_taken(monkeypatch, whole, dense, act, chosen):
     """A pass over the result takes 0.3 ms here."""
 
-    def pass_ms(_torch, work):
+    def measured(work):
         work()
         return 0.3
 
-    monkeypatch.setattr(quantized_product, "pass_ms", pass_ms)
+    monkeypatch.setattr(products, "_measure_ms", measured)
     product = opened(Chooser(whole=whole, dense=dense), act=act)
     check(product, 16, "bf16", act, None, integers())
     assert product.used[0].gemm.types == chosen

@@ -97,6 +97,7 @@ class CusparseltEngine:
             floating,
             choose or (Chooser() if usable is None else Remembered(usable.kernels, Chooser())),
             compressed=None if usable is None else usable.weights,
+            passes=None if usable is None else usable.passes,
         )
         graph = fuse(read_graph(model))
         self.program = Program(graph, device=str(place), floating=floating, linear=self.products)
@@ -136,8 +137,17 @@ class CusparseltEngine:
         Raises:
             OutputError: It cannot be written.
         """
-        weights, device = self.products.compressed(), made_on(self.device)
-        write_saved(path, Saved(self._model, self.precision, self.products.chosen, weights, device, self.compiled))
+        made = self.products
+        found = Saved(
+            self._model,
+            self.precision,
+            made.chosen,
+            made.compressed(),
+            made_on(self.device),
+            compiled=self.compiled,
+            passes=made.passes,
+        )
+        write_saved(path, found)
 
     def layout(self, shapes: Shapes) -> dict[str, Shape]:
         """The outputs' shapes, found out by executing once on zeros, which libraries want before a capture anyway.
@@ -182,10 +192,14 @@ class CusparseltEngine:
         return lambda inputs: list(compiled(*inputs))
 
     def zeros(self, shapes: Shapes) -> list[Tensor]:
-        """Inputs of given shapes."""
-        torch = _torch()
+        """Inputs of given shapes, of the types in which they are computed."""
+        torch, floating = _torch(), self.program.floating
         return [
-            torch.zeros(shape, dtype=_torch_type(torch, spec.dtype), device=self.program.device)
+            torch.zeros(
+                shape,
+                dtype=floating if floating and spec.dtype == np.float32 else _torch_type(torch, spec.dtype),
+                device=self.program.device,
+            )
             for spec, shape in zip(self.inputs, shapes, strict=True)
         ]
 

@@ -23,10 +23,9 @@ from trtsparse.tune.sparse import Configuration, Sparse
 if TYPE_CHECKING:  # it makes these products
     from trtsparse.engines.cusparselt.products import Products
 
-__all__ = ["Product", "Used", "pass_ms"]
+__all__ = ["Product", "Used"]
 
 _NAMES = {"torch.bfloat16": "bf16", "torch.float16": "fp16"}
-_REPETITIONS = 20
 
 
 @dataclass(frozen=True)
@@ -134,7 +133,7 @@ class Product:
         if fused[1] is None or plain[1] is None:
             return plain if fused[1] is None else fused
         y = self._torch.empty((rows, self.n), dtype=self._weight.dtype, device=self._owner.device)
-        alone_ms = pass_ms(self._torch, lambda: self._torch.nn.functional.gelu(y))
+        alone_ms = self._owner.pass_ms(f"gelu {rows}x{self.n} {dtype}", lambda: self._torch.nn.functional.gelu(y))
         return fused if fused[1].ms <= plain[1].ms + alone_ms else plain
 
     def _ask(self, rows: int, dtype: str, epilogue: str) -> tuple[Gemm, Kernel | None]:
@@ -191,15 +190,3 @@ class Product:
         """Destroy plans and descriptors."""
         self._undo.close()
         self._ready.clear()
-
-
-def pass_ms(torch: Any, work: Callable[[], Any]) -> float:
-    """Milliseconds that some work takes on the GPU, from events around several repetitions."""
-    work()
-    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    start.record()
-    for _ in range(_REPETITIONS):
-        work()
-    end.record()
-    end.synchronize()
-    return float(start.elapsed_time(end)) / _REPETITIONS

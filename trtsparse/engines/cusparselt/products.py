@@ -19,6 +19,8 @@ from trtsparse.tune.sparse import Sparse
 
 __all__ = ["Products"]
 
+_REPETITIONS = 20
+
 
 class Products:
     """Makes the products of a program; holds their weights on the GPU.
@@ -29,15 +31,27 @@ class Products:
             float32 values are PyTorch's own: their sparse kernels take another pattern, 1:2.
         choose: Which kernel to use for a product.
         compressed: Weights that were compressed before, by the tensor's name.
+        passes: Milliseconds of passes over results that were measured before, by what they do.
+
+    Attributes:
+        chosen: What ``choose`` answered, by its `trtsparse.tune.choose.question`.
+        passes: As above, with those that were measured since.
     """
 
     def __init__(
-        self, device: Any, floating: Any, choose: Choose, *, compressed: Mapping[str, bytes] | None = None
+        self,
+        device: Any,
+        floating: Any,
+        choose: Choose,
+        *,
+        compressed: Mapping[str, bytes] | None = None,
+        passes: Mapping[str, float] | None = None,
     ) -> None:
         self.device, self.floating = device, floating
         self.stored = compressed or {}
         self.made: list[Product | QuantizedProduct] = []
         self.chosen: dict[str, Kernel | None] = {}
+        self.passes = dict(passes or {})
         self._choose = choose
 
     def __call__(self, node: Node, weight: np.ndarray, bias: np.ndarray | None) -> Linear:
@@ -53,6 +67,12 @@ class Products:
         self.chosen[question(gemm, compliant=compliant)] = kernel
         return kernel
 
+    def pass_ms(self, name: str, work: Callable[[], Any]) -> float:
+        """Milliseconds that some work after a product takes on the GPU, measured once for each name."""
+        if name not in self.passes:
+            self.passes[name] = _measure_ms(work)
+        return self.passes[name]
+
     def compress(self, problem: Sparse, tensor: str, weight: Callable[[], Tensor]) -> Tensor:
         """A compressed weight on the device, which serves every plan of a type.
 
@@ -61,8 +81,7 @@ class Products:
             tensor: Its name.
             weight: Gives it, (N, K) on any device, where it was not compressed before.
         """
-        import torch
-
+        torch = _torch()
         nbytes, scratch = problem.compressed_nbytes()
         stored = self.stored.get(tensor)
         if stored is not None and len(stored) == nbytes:
@@ -95,3 +114,22 @@ class Products:
         """Destroy plans and descriptors."""
         for product in self.made:
             product.close()
+
+
+def _measure_ms(work: Callable[[], Any]) -> float:
+    """From events around several repetitions."""
+    torch = _torch()
+    work()
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    start.record()
+    for _ in range(_REPETITIONS):
+        work()
+    end.record()
+    end.synchronize()
+    return float(start.elapsed_time(end)) / _REPETITIONS
+
+
+def _torch() -> Any:
+    import torch
+
+    return torch

@@ -16,7 +16,7 @@ import numpy as np
 from trtsparse.engines.cusparselt.graph import Node
 from trtsparse.engines.cusparselt.opaque import Opaque
 from trtsparse.engines.cusparselt.operators import Tensor
-from trtsparse.engines.cusparselt.product import Used, pass_ms
+from trtsparse.engines.cusparselt.product import Used
 from trtsparse.engines.cusparselt.program import to_tensor
 from trtsparse.errors import EngineError
 from trtsparse.sparsity.pattern import TWO_FOUR, is_compliant
@@ -159,9 +159,10 @@ class QuantizedProduct:
             return True
         torch, device = self._torch, self._owner.device
         y = torch.zeros((rows, self.n), dtype=dtype, device=device)
-        gelu_ms = pass_ms(torch, lambda: torch.nn.functional.gelu(y)) if has_gelu else 0.0
+        name, pass_ms = f"{rows}x{self.n} {_NAMES[str(dtype)]}", self._owner.pass_ms
+        gelu_ms = pass_ms(f"gelu {name}", lambda: torch.nn.functional.gelu(y)) if has_gelu else 0.0
         sums = torch.zeros((rows, self.n), dtype=torch.int32, device=device)
-        scaling_ms = pass_ms(torch, lambda: torch.mul(sums, self._scales, out=y))
+        scaling_ms = pass_ms(f"scale {name}", lambda: torch.mul(sums, self._scales, out=y))
         return whole.ms + gelu_ms <= integers.ms + scaling_ms
 
     # -- what runs ---------------------------------------------------------------------------------------------------
