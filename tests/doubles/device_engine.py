@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from tests.doubles.cuda import WORK_MS, MemoryCuda
-from trtsparse.engines.cusparselt.products import Used
+from trtsparse.engines.cusparselt.product import Used
 from trtsparse.engines.cusparselt.saved import Saved, is_saved, read_saved, write_saved
 from trtsparse.engines.device import Allocate, ProfileShapes, Shape
 from trtsparse.engines.onnxruntime import OnnxRuntimeEngine
@@ -58,11 +58,13 @@ class ModelEngine:
         *,
         device: int = 0,
         precision: str | None = None,
+        compiled: bool | None = None,
         choose: Choose | None = None,
     ) -> None:
         saved = read_saved(source) if isinstance(source, (str, os.PathLike)) and is_saved(source) else None
         self.model = OnnxModel.open(source) if saved is None else saved.model
         self.asked_precision = precision
+        self.compiled = compiled if compiled is not None else saved is not None and saved.compiled
         self.precision = precision or ("bf16" if saved is None else saved.precision)
         self.device, self.is_saved = device, saved is not None
         self.host = OnnxRuntimeEngine(self.model, threads=1)
@@ -92,7 +94,7 @@ class ModelEngine:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model and the kernels."""
-        write_saved(path, Saved(self.model, self.precision, self._kernels, {}, MADE_ON))
+        write_saved(path, Saved(self.model, self.precision, self._kernels, {}, MADE_ON, compiled=self.compiled))
 
     def scratch_nbytes(self, profile: int) -> int:  # noqa: ARG002 - the protocol's
         return 0

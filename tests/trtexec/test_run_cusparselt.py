@@ -198,6 +198,15 @@ def test_the_engine_computes_in_what_the_flag_says(gpu, model, flag, asked):
     assert gpu.engine.asked_precision == asked
 
 
+@pytest.mark.parametrize(("level", "compiled"), [("", False), ("3", False), ("4", True), ("5", True)])
+def test_a_high_optimization_level_compiles_what_surrounds_the_products(gpu, model, level, compiled):
+    result = gpu.run(f"--onnx={model} {HERE} {level and '--builderOptimizationLevel=' + level} {QUICK}")
+    assert result.passed, log(result)
+    assert gpu.engine.compiled is compiled
+    said = "[I] Compiling what surrounds the products when a shape is first executed"
+    assert (said in texts(result)) is compiled
+
+
 @pytest.mark.parametrize("like", [8, 10, 11])
 def test_what_nobody_asked_for_is_warned_of(gpu, model, like):
     warned = (

@@ -24,6 +24,7 @@ from trtsparse.errors import ConfigError, DeviceError, MissingDependencyError, U
 from trtsparse.files.model import OnnxModel
 from trtsparse.report.progress import progress_bar
 from trtsparse.sparsity.prune import prune
+from trtsparse.trtexec.flags_cusparselt import COMPILED_FROM
 from trtsparse.trtexec.infer import ONCE, Loaded, make_feeds, time_loading
 from trtsparse.trtexec.layers import product_lines
 from trtsparse.trtexec.log import Printer
@@ -113,8 +114,11 @@ def _load_model(model: OnnxModel, options: TrtexecOptions, out: Printer, cuda: s
         started = time.perf_counter()
         asked = Asked(build.timing_cache, use_sparse=build.sparsity != "disable")
         given = "typed" if build.strongly_typed else build.precision if build.precision != "tf32" else None
-        engine = CusparseltEngine(model, device=provider.device, precision=given, choose=asked)
+        compiled = (build.optimization_level or 0) >= COMPILED_FROM
+        engine = CusparseltEngine(model, device=provider.device, precision=given, compiled=compiled, choose=asked)
     out.info(f"Engine loaded in {number(time.perf_counter() - started)} sec.")
+    if compiled:
+        out.info("Compiling what surrounds the products when a shape is first executed")
     _tell_precision(model, options, out)
     return LoadedModel(engine, engine, provider, model, asked)
 

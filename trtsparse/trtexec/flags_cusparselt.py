@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from trtsparse.trtexec.flags import DONE, Flag, Treatment, noop, refused
 
-__all__ = ["CUSPARSELT", "for_cusparselt"]
+__all__ = ["COMPILED_FROM", "CUSPARSELT", "for_cusparselt"]
 
 _BUILDER = noop("it is about TensorRT's builder, and kernels are chosen by their times here")
 _NO_CALIBRATION = noop("INT8 follows from the model's Q/DQ nodes, and nothing is calibrated")
@@ -47,8 +47,9 @@ CUSPARSELT: Mapping[str, Treatment] = {
     **dict.fromkeys(("--allowWeightStreaming", "--weightStreamingBudget"), _RESIDENT),
     **dict.fromkeys(("--profilingVerbosity", "--nvtxMode"), _ALWAYS_TOLD),
     **dict.fromkeys(("--memPoolSize", "--workspace"), _WORKSPACE),
+    "--builderOptimizationLevel": DONE,
     **dict.fromkeys(
-        ("--builderOptimizationLevel", "--heuristic", "--minTiming", "--avgTiming", "--maxTactics", "--tacticSources",
+        ("--heuristic", "--minTiming", "--avgTiming", "--maxTactics", "--tacticSources",
          "--preview", "--noCompilationCache", "--monitorMemory", "--tilingOptimizationLevel", "--l2LimitForTiling"),
         _BUILDER,
     ),
@@ -68,6 +69,11 @@ CUSPARSELT: Mapping[str, Treatment] = {
     "--noCudaGraph": refused("this engine always launches CUDA graphs of its own", "leave it out"),
 }  # fmt: skip
 """By the flag's name; a flag that is not here is treated as for TensorRT."""
+COMPILED_FROM = 4
+"""The least --builderOptimizationLevel at which models are compiled."""
+_HELP = {
+    "--builderOptimizationLevel": f"{COMPILED_FROM} or 5: torch.compile fuses what surrounds the products.",
+}
 
 
 def for_cusparselt(flag: Flag) -> Flag:
@@ -82,6 +88,6 @@ def for_cusparselt(flag: Flag) -> Flag:
     if own is None:
         return flag
     if own.status != "no-op":
-        return replace(flag, here=own, on={}, instead="done all the same")
+        return replace(flag, here=own, on={}, instead="done all the same", help=_HELP.get(flag.name, flag.help))
     told = f"changes nothing: {own.text}"
     return replace(flag, here=noop(f"{flag.name} {told}"), on={}, instead=f"it {told}")

@@ -28,7 +28,9 @@ _SETTINGS = {
     "--maxTactics": "max_num_tactics",
     "--setBuildRoute": "build_route",
 }
-_DECIDED = ("--fp16", "--bf16", "--int8", "--stronglyTyped", "--sparsity", "--timingCacheFile")
+_DECIDED = (
+    "--fp16", "--bf16", "--int8", "--stronglyTyped", "--sparsity", "--timingCacheFile", "--builderOptimizationLevel"
+)  # fmt: skip
 _TILING = ("NONE", "FAST", "MODERATE", "FULL")
 _PREVIEW = {
     "fasterDynamicShapes0805": "FASTER_DYNAMIC_SHAPES_0805",
@@ -101,6 +103,7 @@ def _read_cusparselt(arguments: Arguments, profiles: tuple[Mapping[str, ShapeRan
     decided = {} if loads else {
         "precision": halves[0] if halves else "tf32", "strongly_typed": strong, "quantized": "--int8" in asked,
         "sparsity": sparsity, "timing_cache": arguments.get("--timingCacheFile"),
+        "optimization_level": _unless_automatic(arguments.get("--builderOptimizationLevel", -1)),
     }  # fmt: skip
     return BuildOptions(
         load_engine=arguments.get("--loadEngine"),
