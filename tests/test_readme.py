@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import json
 import os
 import re
 import subprocess
@@ -11,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.accuracy_data.table import BEGIN, END, markdown
+from benchmarks import _readme
+from benchmarks.accuracy_data import table as accuracy
+from benchmarks.peers import table as end_to_end
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -68,8 +69,11 @@ def test_every_extra_of_the_readme_exists(extra):
     assert re.search(rf"^{extra} = \[", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
 
 
-def test_the_accuracy_table_is_that_of_the_result_file():
-    """`python benchmarks/accuracy_data/table.py` writes it."""
-    shown = README.partition(BEGIN)[2].partition(END)[0]
-    results = json.loads((ROOT / "benchmarks" / "results" / "accuracy.json").read_text())
-    assert shown.strip() == markdown(results["rows"])
+@pytest.mark.parametrize(
+    ("name", "result", "table"),
+    [("accuracy", "accuracy", accuracy), ("end to end", "gpu_end_to_end", end_to_end)],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_table_of_figures_is_that_of_its_result_file(name, result, table):
+    """`python` with the module's file writes it."""
+    assert _readme.shown(name) == table.markdown(_readme.rows_of(result))

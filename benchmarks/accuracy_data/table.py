@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["BEGIN", "END", "markdown"]
-
-BEGIN, END = "<!-- accuracy: begin -->", "<!-- accuracy: end -->"
-_ROOT = Path(__file__).parents[2]
+__all__ = ["markdown"]
 
 _METHODS = {
     "dense": "dense",
@@ -49,14 +46,8 @@ def markdown(rows: Iterable[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Write the table into the README."""
-    readme = _ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    rows = json.loads((_ROOT / "benchmarks" / "results" / "accuracy.json").read_text())["rows"]
-    before, after = text.partition(BEGIN)[0], text.partition(END)[2]
-    readme.write_text(f"{before}{BEGIN}\n{markdown(rows)}\n{END}{after}", encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from _readme import put, rows_of
+
+    put("accuracy", markdown(rows_of("accuracy")))

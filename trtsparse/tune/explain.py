@@ -108,7 +108,7 @@ def explain(
         >>> found.sites[0].compliant, found.sites[0].eligible, found.sites[0].chosen
         (True, True, 'unknown')
         >>> found.sites[0].why
-        'a sparse kernel is faster here (1.41x, an estimate)'
+        'a sparse kernel is faster here (1.40x, an estimate)'
     """
     if dtype not in _DTYPES:
         raise ConfigError("no such data type of a product", where="dtype", got=dtype, expected=", ".join(_DTYPES))

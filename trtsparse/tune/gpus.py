@@ -2,8 +2,8 @@
 
 Peaks are NVIDIA's data sheets' (without sparsity, with FP32 accumulation, in TFLOP/s or TOP/s; bandwidth in GB/s):
 A10, A30, A100 80 GB SXM, H100 SXM and PCIe, H200, HGX B200, L4, L40S, and the white paper of Ada for the RTX 4090.
-Sparse peaks are twice as high. The shares of a peak that kernels reach were seen on an H100 with cuBLASLt 13.1 and
-cuSPARSELt 0.8 (4096 x 4096 x 4096, and 64 rows for the bandwidth).
+Sparse peaks are twice as high. The shares of a peak that kernels reach are those of the table that ships for an H100,
+cuBLASLt 13.1 and cuSPARSELt 0.8.1 (4096 x 4096 x 4096, and 64 x 14336 x 4096 for the bandwidth); tf32's are guesses.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from trtsparse.tune.gemm import Gemm
 
 __all__ = ["GPUS", "Gpu", "find_gpu"]
 
-_DENSE_SHARE = {"fp16": 0.72, "bf16": 0.72, "int8": 0.78, "fp8_e4m3": 0.71, "tf32": 0.7}
-_SPARSE_SHARE = {"fp16": 0.51, "bf16": 0.51, "int8": 0.46, "fp8_e4m3": 0.45, "tf32": 0.5}
+_DENSE_SHARE = {"fp16": 0.77, "bf16": 0.69, "int8": 0.78, "fp8_e4m3": 0.68, "tf32": 0.7}
+_SPARSE_SHARE = {"fp16": 0.54, "bf16": 0.48, "int8": 0.48, "fp8_e4m3": 0.43, "tf32": 0.5}
 _BANDWIDTH_SHARE = 0.8
-_SPARSE_BANDWIDTH_SHARE = {1: 0.75, 2: 0.47, 4: 0.47}
-"""Of kernels with few rows, by bytes of a value: they read compressed weights more slowly."""
+_SPARSE_BANDWIDTH_SHARE = {"fp16": 0.8, "bf16": 0.47, "int8": 0.76, "fp8_e4m3": 0.77, "tf32": 0.47}
+"""Of kernels with few rows: they read compressed weights more slowly."""
 LAUNCH_MS = 0.002
 """What a kernel takes that does next to nothing, in a CUDA graph."""
 
@@ -57,7 +57,7 @@ class Gpu:
             return None
         size = gemm.input_type.nbytes
         weight = gemm.n * gemm.k * (size / 2 + 1 / 8)  # values, and two bits for each
-        share = _SPARSE_BANDWIDTH_SHARE[size] / _BANDWIDTH_SHARE
+        share = _SPARSE_BANDWIDTH_SHARE[gemm.dtype] / _BANDWIDTH_SHARE
         reading = self.copy_ms(_activations(gemm)) + self.copy_ms(weight) / share
         return max(gemm.flops / (2 * peak * 1e9 * _SPARSE_SHARE[gemm.dtype]), reading) + LAUNCH_MS
 
@@ -109,7 +109,7 @@ def find_gpu(name: str) -> Gpu:
         >>> gpu = find_gpu("H100")
         >>> product = Gemm(4096, 4096, 4096, "bf16")
         >>> round(gpu.dense_ms(product) / gpu.sparse_ms(product), 2), gpu.memory_bound(product)
-        (1.41, False)
+        (1.39, False)
     """
     found = GPUS.get(name.lower())
     if found is None:
