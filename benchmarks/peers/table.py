@@ -17,8 +17,8 @@ _BEST, _JOULES = (
 _OURS, _EXPECTED = "dense engine / sparse engine", "explain's expected gain"
 _MEMORY = "peak device memory, sparse engine / dense engine"
 _COLUMNS = (
-    "model, BF16", "best dense peer", "gain", "inferences per joule", "gain over our dense engine", "`explain` expects",
-    "peak memory",
+    "model, BF16", "best dense peer", "gain", "inferences per joule", "gain over our dense engine",
+    "`explain` expects", "peak memory",
 )  # fmt: skip
 
 
