@@ -25,7 +25,8 @@ class Machine:
         monkeypatch.setattr(cusparselt, "CusparseltEngine", self.engines)
         monkeypatch.setattr(cusparselt, "Chooser", self._chooser)
 
-    def _chooser(self, *, cache):
+    def _chooser(self, *, device, cache):
+        assert device == self.cuda.device
         self.caches.append(cache.path)
 
         def choose(gemm, compliant):

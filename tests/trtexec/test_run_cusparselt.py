@@ -88,9 +88,9 @@ def test_the_log_tells_how_the_engine_came_to_be(gpu, model):
 
 def test_versions_of_the_libraries_are_told(gpu, model, monkeypatch):
     monkeypatch.setattr(cusparselt.metadata, "version", lambda name: {"torch": "2.11"}[name])
-    monkeypatch.setattr(cusparselt.sparse, "version", lambda: "0.8.0")
+    monkeypatch.setattr(cusparselt.sparse, "version", lambda _device: "0.8.0")
 
-    def missing():
+    def missing(_device):
         raise MissingDependencyError("nvmath-python is not installed", extra="cuda")
 
     monkeypatch.setattr(cusparselt.dense, "version", missing)
@@ -364,7 +364,7 @@ def test_the_tuner_is_the_packages_own_with_its_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr("trtsparse.tune.choose.tune", tune)
     for use_sparse, kind in ((True, "sparse"), (False, "dense")):
-        chooser = cusparselt.Asked(str(tmp_path / "t.json"), use_sparse=use_sparse)
+        chooser = cusparselt.Asked(str(tmp_path / "t.json"), device=0, use_sparse=use_sparse)
         assert chooser(Gemm(8, 16, 32), True).kind == kind  # noqa: FBT003 - as an engine calls it
         assert chooser.eligible
     assert asked == [([Gemm(8, 16, 32)], tmp_path / "t.json")] * 2

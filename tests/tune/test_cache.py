@@ -61,7 +61,7 @@ def test_the_file_has_a_schema_and_one_product_a_line(cache):
     cache.add(H100, [results.result(Gemm(8 * at, 8, 8)) for at in (1, 2)], {"bf16->bf16": Lessons({"k": "w"}, {"f"})})
     text = cache.path.read_text()
     document = json.loads(text)
-    assert document["schema"] == SCHEMA == "trtsparse.tune-cache/1"
+    assert document["schema"] == SCHEMA == "trtsparse.tune-cache/2"
     assert document["devices"][0]["facts"] == H100
     assert document["devices"][0]["lessons"] == {"bf16->bf16": {"killers": {"k": "w"}, "refused": ["f"]}}
     assert [line.startswith('{"gemm": ') for line in text.splitlines()].count(True) == 2
@@ -75,10 +75,10 @@ def test_the_file_has_a_schema_and_one_product_a_line(cache):
         (b"\xff\xfe\x00", None),
         (b"[]", "TypeError: list indices must be integers or slices, not str"),
         (b'{"schema": "trtsparse.tune-cache/0", "devices": []}', "its schema is 'trtsparse.tune-cache/0'"),
-        (b'{"schema": "trtsparse.tune-cache/1"}', "KeyError: 'devices'"),
-        (b'{"schema": "trtsparse.tune-cache/1", "devices": [1]}', "TypeError: 'int' object is not subscriptable"),
+        (b'{"schema": "trtsparse.tune-cache/2"}', "KeyError: 'devices'"),
+        (b'{"schema": "trtsparse.tune-cache/2", "devices": [1]}', "TypeError: 'int' object is not subscriptable"),
         (
-            b'{"schema": "trtsparse.tune-cache/1", "devices": [{"facts": 0, "results": [{"gemm": {"m": 0}}]}]}',
+            b'{"schema": "trtsparse.tune-cache/2", "devices": [{"facts": 0, "results": [{"gemm": {"m": 0}}]}]}',
             "AttributeError: 'int' object has no attribute 'items'",
         ),
         (b"[" * 100_000, None),

@@ -177,7 +177,8 @@ def test_a_child_that_does_not_start_is_an_engine_error():
     with Tuner(command=dying) as made, pytest.raises(EngineError) as caught:
         made.tune(GEMM)
     assert str(caught.value) == (
-        f"the tuning process does not start\n  where: {' '.join(dying)}\n  got: ended with exit code 1: no such thing"
+        f"the tuning process does not start\n  where: {' '.join(dying)} 0\n"
+        "  got: ended with exit code 1: no such thing"
     )
 
 

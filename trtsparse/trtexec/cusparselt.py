@@ -50,14 +50,15 @@ class Asked:
 
     Args:
         timings: The file with known times; None for the one in the user's cache folder.
+        device: The GPU's number.
         use_sparse: Whether sparse kernels may be chosen.
 
     Attributes:
         eligible: Some product had a weight that is eligible and compliant.
     """
 
-    def __init__(self, timings: str | None, *, use_sparse: bool) -> None:
-        self._choose, self._use_sparse = Chooser(cache=cache.Cache(timings)), use_sparse
+    def __init__(self, timings: str | None, *, device: int, use_sparse: bool) -> None:
+        self._choose, self._use_sparse = Chooser(device=device, cache=cache.Cache(timings)), use_sparse
         self.eligible = False
 
     def __call__(self, gemm: Gemm, compliant: bool) -> Kernel | None:  # noqa: FBT001 - as the engine calls it
@@ -112,7 +113,7 @@ def _load_model(model: OnnxModel, options: TrtexecOptions, out: Printer, cuda: s
             CusparseltEngine(parser.parse_model(_ANY), device=provider.device).close()  # tells what is missing
             model = _pruned(model, out)
         started = time.perf_counter()
-        asked = Asked(build.timing_cache, use_sparse=build.sparsity != "disable")
+        asked = Asked(build.timing_cache, device=provider.device, use_sparse=build.sparsity != "disable")
         given = "typed" if build.strongly_typed else build.precision if build.precision != "tf32" else None
         compiled = (build.optimization_level or 0) >= COMPILED_FROM
         engine = CusparseltEngine(model, device=provider.device, precision=given, compiled=compiled, choose=asked)
@@ -191,8 +192,13 @@ def tell_saved(path: str, out: Printer) -> None:
     out.info(f"Engine was saved in {saved.precision}, with {len(saved.kernels)} kernels for: {facts}")
 
 
-def tell_versions(out: Printer) -> None:
-    """Print the versions of the libraries that execute."""
+def tell_versions(options: TrtexecOptions, out: Printer, *, cuda: str | Cuda = "auto") -> None:
+    """Print the versions of the libraries that execute.
+
+    Raises:
+        TrtSparseError: As `open_cuda`.
+    """
+    provider = open_cuda(cuda, device=options.system.device)
     try:
         torch = metadata.version("torch")
     except metadata.PackageNotFoundError:
@@ -201,7 +207,8 @@ def tell_versions(out: Printer) -> None:
     out.info(f"PyTorch version: {torch}")
     for name, library in {"cuSPARSELt": sparse, "cuBLASLt": dense}.items():
         try:
-            version = library.version()
+            with current(provider):
+                version = library.version(provider.device)
         except (MissingDependencyError, DeviceError):
             version = "not installed"
         out.info(f"{name} version: {version}")

@@ -216,7 +216,7 @@ class _Run:
         out, build = self.out, options.build
         if not self._find_device(options) and self.cuda == "auto":
             raise no_gpu(options, self.library)
-        cusparselt.tell_versions(out)
+        cusparselt.tell_versions(options, out, cuda=self.cuda)
         with telling(out, *cusparselt.WARNINGS):
             if options.inference.time_deserialize:
                 cusparselt.time_saved(options, out, cuda=self.cuda)

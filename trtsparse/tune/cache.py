@@ -22,7 +22,7 @@ from trtsparse.tune.result import GemmResult
 
 __all__ = ["SCHEMA", "Cache", "CacheWarning", "Known", "default_path"]
 
-SCHEMA = "trtsparse.tune-cache/1"
+SCHEMA = "trtsparse.tune-cache/2"
 
 
 class CacheWarning(UserWarning):

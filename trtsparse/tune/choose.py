@@ -9,7 +9,7 @@ from trtsparse.tune.cache import Cache
 from trtsparse.tune.gemm import Gemm
 from trtsparse.tune.measure import Tuner
 from trtsparse.tune.result import Kernel
-from trtsparse.tune.tune import tune
+from trtsparse.tune.tune import TuneResult, tune
 
 __all__ = ["Choose", "Chooser", "Remembered", "question"]
 
@@ -31,12 +31,15 @@ class Chooser:
     """Tunes products when they are first asked for. Thread-safe; one product is measured at a time.
 
     Args:
-        tuner: Measures; default: one that is started for a product that nobody measured before.
+        device: The GPU's number.
+        tuner: Measures, and stays open; default: one of its own, whose process is started when it is needed.
         cache: Where results are kept; default: a file in the user's cache folder.
     """
 
-    def __init__(self, *, tuner: Tuner | None = None, cache: Cache | None = None) -> None:
-        self._tuner, self._cache = tuner, cache or Cache()
+    def __init__(self, *, device: int = 0, tuner: Tuner | None = None, cache: Cache | None = None) -> None:
+        self._own = None if tuner else Tuner(device=device)
+        self._tuner, self._cache = tuner or self._own, cache or Cache()
+        self._known: dict[Gemm, TuneResult] = {}
         self._lock = threading.Lock()
 
     def __call__(self, gemm: Gemm, compliant: bool) -> Kernel | None:  # noqa: FBT001 - an engine's callback
@@ -50,7 +53,15 @@ class Chooser:
             TrtSparseError: As `trtsparse.tune.tune.tune`.
         """
         with self._lock:
-            return tune([gemm], cache=self._cache, tuner=self._tuner).kernel(gemm, compliant=compliant)
+            if gemm not in self._known:
+                self._known[gemm] = tune([gemm], cache=self._cache, tuner=self._tuner)
+            return self._known[gemm].kernel(gemm, compliant=compliant)
+
+    def close(self) -> None:
+        """End a process of its own, which holds memory of the GPU; the next new product starts it again."""
+        with self._lock:
+            if self._own is not None:
+                self._own.close()
 
 
 class Remembered:

@@ -30,8 +30,8 @@ _EPILOGUES = {
 
 
 @functools.cache
-def _library() -> tuple[Any, int]:
-    """The binding and its handle for the current device."""
+def _library(device: int) -> tuple[Any, int]:  # noqa: ARG001 - a handle belongs to a device
+    """The binding and its handle for the current device, whose number is given."""
     try:
         from nvmath.bindings import cublasLt
     except ImportError as missing:
@@ -44,9 +44,9 @@ def _library() -> tuple[Any, int]:
         raise MissingDependencyError("cuBLASLt cannot be loaded", extra="cuda", where=str(error)) from error
 
 
-def version() -> str:
-    """Of the installed cuBLASLt, such as "13.1.0"."""
-    number = int(_library()[0].get_version())
+def version(device: int = 0) -> str:
+    """Of the installed cuBLASLt, such as "13.1.0"; the device is current."""
+    number = int(_library(device)[0].get_version())
     return f"{number // 10000}.{number // 100 % 100}.{number % 100}"
 
 
@@ -79,13 +79,16 @@ class Dense:
         alpha: Factor before the epilogue.
         bias: Address of N values of ``gemm.bias_type`` on the device; 0 without.
         fast_accumulation: For FP8.
+        device: The GPU's number; it is current.
 
     Raises:
         MissingDependencyError: nvmath-python is not installed.
     """
 
-    def __init__(self, gemm: Gemm, *, alpha: float = 1.0, bias: int = 0, fast_accumulation: bool = False) -> None:
-        self._lt, self._handle = _library()
+    def __init__(
+        self, gemm: Gemm, *, alpha: float = 1.0, bias: int = 0, fast_accumulation: bool = False, device: int = 0
+    ) -> None:
+        self._lt, self._handle = _library(device)
         self.gemm = gemm
         self._fast = fast_accumulation
         self._offered: set[str] = set()

@@ -103,17 +103,18 @@ class Tuner:
 
     Args:
         options: How thoroughly.
-        command: The child; it speaks as `trtsparse.tune.worker` does.
+        device: The GPU's number.
+        command: The child, which gets that number as its last argument; it speaks as `trtsparse.tune.worker` does.
 
     Attributes:
         restarts: How often the child was started again after a kernel had killed it.
         lessons: By types of values, such as "bf16->bf16".
     """
 
-    def __init__(self, options: Options | None = None, *, command: Sequence[str] = WORKER) -> None:
+    def __init__(self, options: Options | None = None, *, device: int = 0, command: Sequence[str] = WORKER) -> None:
         self.options = options or Options()
         self.restarts = 0
-        self._command = command
+        self._command = (*command, str(device))
         self._child: Child | None = None
         self._facts: dict[str, str] = {}
         self.lessons: dict[str, Lessons] = {}

@@ -29,8 +29,8 @@ SEGMENT_K = -1
 
 
 @functools.cache
-def _library() -> tuple[Any, int]:
-    """The binding and its handle for the current device."""
+def _library(device: int) -> tuple[Any, int]:  # noqa: ARG001 - a handle belongs to a device
+    """The binding and its handle for the current device, whose number is given."""
     try:
         from nvmath.bindings import cusparseLt
     except ImportError as missing:
@@ -43,9 +43,9 @@ def _library() -> tuple[Any, int]:
         raise MissingDependencyError("cuSPARSELt cannot be loaded", extra="cuda", where=str(error)) from error
 
 
-def version() -> str:
-    """Of the installed cuSPARSELt, such as "0.8.0"."""
-    binding, _ = _library()
+def version(device: int = 0) -> str:
+    """Of the installed cuSPARSELt, such as "0.8.0"; the device is current."""
+    binding, _ = _library(device)
     return ".".join(str(binding.get_property(part)) for part in range(3))
 
 
@@ -105,14 +105,15 @@ class Sparse:
         bias: Address of N values of ``gemm.bias_type`` on the device; 0 without.
         alphas: Address of N float32 values on the device, a factor for each output channel in place of ``alpha``; 0
             without. INT8 products only.
+        device: The GPU's number; it is current.
 
     Raises:
         MissingDependencyError: nvmath-python is not installed.
         Refused: cuSPARSELt does not take the product.
     """
 
-    def __init__(self, gemm: Gemm, *, alpha: float = 1.0, bias: int = 0, alphas: int = 0) -> None:
-        self._lt, self._handle = _library()
+    def __init__(self, gemm: Gemm, *, alpha: float = 1.0, bias: int = 0, alphas: int = 0, device: int = 0) -> None:
+        self._lt, self._handle = _library(device)
         self.gemm = gemm
         with contextlib.ExitStack() as undo, _refusals(self._lt):
             self._w, self._matmul = self._describe(undo)

@@ -1,4 +1,4 @@
-"""The process that runs kernels, and may be killed by one: ``python -m trtsparse.tune.worker``.
+"""The process that runs kernels, and may be killed by one: ``python -m trtsparse.tune.worker [GPU]``.
 
 It reads one JSON document a line from standard input, each a product to tune, and writes one a line for everything it
 finds out. Before a kernel is touched its name is written, so that whoever reads knows what the process died of.
@@ -15,7 +15,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from trtsparse.errors import DeviceError, MissingDependencyError
@@ -165,8 +165,8 @@ def _words(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def main() -> int:
-    """Serve the GPU at hand."""
+def main(arguments: Sequence[str]) -> int:
+    """Serve a GPU, by default the first."""
     out = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print must not look like an event
 
@@ -178,7 +178,7 @@ def main() -> int:
         from trtsparse.cuda.base import open_cuda
         from trtsparse.tune.cuda_library import CudaLibrary
 
-        library = CudaLibrary(open_cuda("cuda-python"))
+        library = CudaLibrary(open_cuda("cuda-python", device=int(arguments[0]) if arguments else 0))
     except (DeviceError, MissingDependencyError) as error:
         facts = {"what": error.what, "where": str(error.where or ""), "got": str(error.got or "")}
         say({"event": "unavailable", "kind": type(error).__name__, "facts": facts})
@@ -187,6 +187,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    code = main()
+    code = main(sys.argv[1:])
     sys.stdout.flush()
     os._exit(code)  # a lost device can hang the libraries' own clean-up

@@ -2,6 +2,7 @@
 
 import sys
 import threading
+import weakref
 from contextlib import nullcontext
 from types import SimpleNamespace
 
@@ -14,7 +15,7 @@ from trtsparse.engines.cusparselt import product
 from trtsparse.engines.cusparselt.engine import CusparseltContext, CusparseltEngine
 from trtsparse.engines.cusparselt.graph import Node
 from trtsparse.engines.cusparselt.products import Products
-from trtsparse.engines.cusparselt.saved import Saved
+from trtsparse.engines.cusparselt.saved import Saved, write_saved
 from trtsparse.errors import (
     ConfigError,
     DeviceError,
@@ -25,6 +26,8 @@ from trtsparse.errors import (
 from trtsparse.files.model import OnnxModel
 from trtsparse.tune.gemm import Refused
 from trtsparse.tune.result import Kernel
+
+SCALES = np.ones(16, np.float32)
 
 
 @pytest.fixture
@@ -112,9 +115,18 @@ def test_kernels_that_were_chosen_elsewhere_are_warned_of(mlp, monkeypatch):
     engine = hollow(device=0, precision="bf16")
     assert engine._fits(Saved(model, "bf16", {}, {}, {"gpu": "here"}))
     with pytest.warns(RuntimeWarning) as warned:
-        assert not engine._fits(Saved(model, "fp16", {}, {}, {"gpu": "there"}))
+        assert not engine._fits(Saved(model, "bf16", {}, {}, {"gpu": "there"}))
     assert str(warned[0].message) == (
-        f"the kernels in {model.name} were chosen for {{'gpu': 'there'}} in fp16: they are chosen anew"
+        f"the kernels in {model.name} were chosen for {{'gpu': 'there'}}: they are chosen anew"
+    )
+
+
+@pytest.mark.usefixtures("torch")
+def test_a_saved_engine_computes_in_what_it_was_saved_in(mlp, tmp_path):
+    path = write_saved(tmp_path / "mlp.trtsparse", Saved(OnnxModel.open(mlp), "bf16", {}, {}, {}))
+    assert refusal(ConfigError, lambda: CusparseltEngine(path, precision="fp16")) == (
+        "a saved engine computes in what it was saved in\n  where: precision\n  got: 'fp16'\n  expected: 'bf16'\n"
+        "  to fix: leave it out, or make an engine of the ONNX model"
     )
 
 
@@ -170,6 +182,44 @@ def test_a_kernel_that_the_library_does_not_have_is_named(torch, monkeypatch):
     made = owner(Node("Linear", "fc", ["x", "w"], ["y"], {"act": ""}), np.zeros((16, 32), np.float32), None)
     assert refusal(EngineError, lambda: made(torch.zeros(8, 32, dtype=torch.bfloat16))) == (
         "a chosen kernel does not exist\n  where: fc: 8x16x32 bf16->bf16\n"
-        "  got: sparse kernel config 99: cuSPARSELt: invalid value\n  to fix: tune on this machine"
+        "  got: sparse kernel config 99: cuSPARSELt: invalid value\n  to fix: "
+        "delete the cache of tuning, or make the saved engine again, on this machine"
     )
+    assert owner.used == ()
+    owner.close()
+
+
+def test_a_closed_engine_holds_no_weights(torch):
+    owner = Products(torch.device("cpu"), None, lambda _gemm, _compliant: None)
+    node = Node("Linear", "fc", ["x", "w"], ["y"], {"act": ""})
+    quantized = Node("QuantizedLinear", "q", ["x", "v"], ["z"], {"act": "", "x_scale": 0.5, "w_scale": SCALES})
+    owner(node, np.zeros((16, 32), np.float16), np.zeros(16, np.float16))(torch.zeros(8, 32, dtype=torch.float16))
+    owner(quantized, np.zeros((16, 32), np.int8), np.zeros(16, np.float32))(torch.zeros(8, 32))
+    held = [weakref.ref(value) for made in owner.made for value in vars(made).values() if torch.is_tensor(value)]
+    held += [weakref.ref(value) for value in owner._scalars.values()]
+    used = owner.used
+    assert len(held) >= 7
+    assert [one.node for one in used] == ["fc", "q"]
+    owner.close()
+    owner.close()
+    assert not [value for value in held if value() is not None]
+    assert owner.used == used
+
+
+def test_plans_of_many_numbers_of_rows_are_not_all_kept(torch):
+    owner = Products(torch.device("cpu"), None, lambda _gemm, _compliant: None)
+    made = owner(Node("Linear", "fc", ["x", "w"], ["y"], {"act": ""}), np.ones((16, 32), np.float16), None)
+    for rows in range(1, 200):
+        assert made(torch.ones(rows, 32, dtype=torch.float16)).tolist() == [[32.0] * 16] * rows
+    assert [one.gemm.m for one in owner.used] == list(range(136, 200))
+    owner.close()
+
+
+def test_weights_are_compressed_for_each_product_that_reads_them(torch):
+    """One that is compliant both ways may be read as it is and transposed."""
+    owner = Products(torch.device("cpu"), None, lambda _gemm, _compliant: None)
+    for output in ("y", "z"):
+        made = owner(Node("Linear", output, ["x", "w"], [output], {"act": ""}), np.ones((16, 32), np.float16), None)
+        made.compressed = torch.full((3,), ord(output), dtype=torch.uint8)
+    assert owner.compressed() == {"y": b"yyy", "z": b"zzz"}
     owner.close()

@@ -188,7 +188,7 @@ def test_one_weight_serves_several_products():
     source = quantized("MatMul", (6, 48), W, axis=1)
     source.graph.node.append(helper.make_node("MatMul", ["x_dq", "w_dq"], ["again"]))
     source.graph.output.append(helper.make_tensor_value_info("again", 1, None))
-    check(source, QuantizedLinear=1)
+    check(source, QuantizedLinear=2)
 
 
 EXTRA = tensor("c", random(6, 40))

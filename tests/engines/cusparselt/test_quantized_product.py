@@ -54,11 +54,12 @@ def integers(*, n=N, k=K, compliant=True):
     return values
 
 
-def opened(choose, *, act="", bias=None, weight=None, stored=None):
+def opened(choose, *, act="", bias=None, weight=None, stored=None, owner=None):
     weight = integers() if weight is None else weight
     scales = np.linspace(0.001, 0.01, len(weight), dtype=np.float32)
     node = Node("QuantizedLinear", "node", ["x", "w"], ["y"], {"act": act, "x_scale": X_SCALE, "w_scale": scales})
-    return QuantizedProduct(Products(torch.device("cpu"), None, choose, compressed=stored), node, weight, bias)
+    owner = owner or Products(torch.device("cpu"), None, choose, compressed=stored)
+    return QuantizedProduct(owner, node, weight, bias)
 
 
 def right(x, act, bias, weight):
@@ -131,18 +132,16 @@ def test_every_way_gives_the_same(way, dtype, act, biased):
 def test_the_kernels_that_were_chosen_run(libraries):
     cublaslt, _ = libraries
     dense, whole, sums = (opened(Chooser(**WAYS[way]), act="relu") for way in list(WAYS)[3:0:-1])
+    used, has_dense = [], []
     for product in (dense, whole, sums):
         check(product, 20, "bf16", "relu", None, integers())
+        used += product.used
+        has_dense.append(product.compressed is None)
         product.close()
     assert cublaslt.launched == [1]
-    assert [used.kernel.kind for product in (dense, whole, sums) for used in product.used] == [
-        "dense",
-        "sparse",
-        "sparse",
-    ]
-    assert [product.compressed is None for product in (dense, whole, sums)] == [True, False, False]
-    outputs = [product.used[0].gemm.types for product in (dense, whole, sums)]
-    assert sorted(outputs) == ["int8->bf16", "int8->int32", "int8->int32"]
+    assert [one.kernel.kind for one in used] == ["dense", "sparse", "sparse"]
+    assert has_dense == [True, False, False]
+    assert sorted(one.gemm.types for one in used) == ["int8->bf16", "int8->int32", "int8->int32"]
 
 
 @pytest.mark.parametrize(
@@ -209,8 +208,8 @@ def test_a_stored_weight_is_not_compressed_again(libraries, monkeypatch):
     check(first, 16, "bf16", "", None, integers())
     stored = bytes(first.compressed.numpy())
     monkeypatch.setattr(libraries[1], "sp_mma_compress2", None)  # it cannot be called
-    again = opened(Chooser(whole=1.0), stored={"w": stored})
-    again._prepare(16, torch.bfloat16)
+    again = opened(Chooser(whole=1.0), stored={"y": stored})
+    again._for_rows(16, lambda undo: again._prepare(16, torch.bfloat16, undo))
     assert bytes(again.compressed.numpy()) == stored
     first.close()
     again.close()
@@ -226,7 +225,9 @@ def test_a_kernel_that_does_not_exist_is_an_error():
         product(torch.zeros(16, K, dtype=torch.float16))
     assert str(caught.value) == (
         "a chosen kernel does not exist\n  where: node: 16x48x64 int8->fp16\n"
-        "  got: sparse kernel config 99: cuSPARSELt: invalid value\n  to fix: tune on this machine"
+        "  got: sparse kernel config 99: cuSPARSELt: invalid value\n"
+        "  to fix: delete the cache of tuning, or make the saved engine again, "
+        "on this machine"
     )
     product.close()
 
@@ -249,5 +250,6 @@ def test_kernels_are_traced_as_one_operator_and_what_surrounds_them_as_pytorchs(
 
 def test_products_of_one_quantized_value_share_its_scale():
     """So that a compiler quantizes it once."""
-    first, second = opened(Chooser()), opened(Chooser())
+    owner = Products(torch.device("cpu"), None, Chooser())
+    first, second = (opened(Chooser(), owner=owner) for _ in range(2))
     assert first._x_scale is second._x_scale

@@ -1,9 +1,13 @@
 """Saved engines: written whole, read back equal, refused when they were changed."""
 
+import dataclasses
 import json
+import mmap
 import zipfile
 
 import numpy as np
+import onnx
+import onnx.parser
 import pytest
 
 import models
@@ -23,7 +27,7 @@ DENSE = Kernel(
 
 @pytest.fixture
 def saved():
-    model = OnnxModel.open(models.get("mlp"))
+    model = OnnxModel.open(models.get("mlp", widths=(64, 32)))
     kernels = {GEMM.key: SPARSE, Gemm(1, 16, 32).key: DENSE, Gemm(2, 16, 32).key: None}
     return Saved(model, "fp16", kernels, {"w": b"12345", "v": b""}, {"gpu": "H100", "cusparselt": "0.8.0"})
 
@@ -43,11 +47,9 @@ def test_what_was_saved_is_read_back(saved, tmp_path):
 
 
 def test_external_data_are_saved_too(tmp_path):
-    import onnx
-
-    proto = OnnxModel.open(models.get("mlp")).load()
+    proto = OnnxModel.open(models.get("mlp", widths=(64, 32))).load()
     onnx.save(
-        OnnxModel.open(models.get("mlp")).load(),
+        OnnxModel.open(models.get("mlp", widths=(64, 32))).load(),
         tmp_path / "m.onnx",
         save_as_external_data=True,
         location="m.data",
@@ -76,15 +78,81 @@ def test_a_changed_member_is_refused(saved, tmp_path):
     assert str(caught.value).endswith("\n  to fix: save it again")
 
 
-def test_a_later_form_is_refused(tmp_path):
-    path = tmp_path / "later.trtsparse"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("manifest.json", json.dumps({"schema": "trtsparse.cusparselt/3"}))
+def test_external_data_of_no_bytes_are_saved(tmp_path):
+    proto = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 17]> g (float[n] x) => (float[m] y) { y = Concat <axis = 0> (x, w) }'
+    )
+    weight = onnx.TensorProto(name="w", dims=[0], data_type=1, data_location=onnx.TensorProto.EXTERNAL)
+    weight.external_data.add(key="location", value="m.data")
+    proto.graph.initializer.append(weight)
+    onnx.save(proto, tmp_path / "m.onnx")
+    (tmp_path / "m.data").touch()
+    path = write_saved(tmp_path / "m.trtsparse", Saved(OnnxModel.open(tmp_path / "m.onnx"), "bf16", {}, {}, {}))
+    assert arrays(read_saved(path).model)["w"].shape == (0,)
+
+
+def test_weights_stay_in_the_file(saved, tmp_path):
+    found = read_saved(write_saved(tmp_path / "mlp.trtsparse", saved))
+    assert {type(found.weights["w"].obj), type(found.model.files[""].obj)} == {mmap.mmap}
+
+
+def test_an_engine_is_saved_over_the_file_it_was_read_from(saved, tmp_path):
+    path = write_saved(tmp_path / "mlp.trtsparse", saved)
+    write_saved(path, read_saved(path))
+    found = read_saved(path)
+    assert (found.weights, found.kernels) == (saved.weights, saved.kernels)
+    assert bytes(found.model.files[""]) == saved.model.path.read_bytes()
+
+
+def test_members_that_another_program_compressed_are_read(saved, tmp_path):
+    path = write_saved(tmp_path / "mlp.trtsparse", saved)
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    assert read_saved(path).weights == saved.weights
+
+
+@pytest.mark.parametrize("place", [0, 1 << 24, -1])
+def test_a_changed_byte_of_a_large_member_is_damage(saved, tmp_path, place):
+    large = bytes((1 << 24) + 5)
+    path = write_saved(tmp_path / "mlp.trtsparse", dataclasses.replace(saved, weights={"w": large}))
+    assert read_saved(path).weights == {"w": large}
+    data = bytearray(path.read_bytes())
+    start = data.index(large)
+    data[start + place % len(large)] = 1
+    path.write_bytes(data)
     with pytest.raises(PlanError) as caught:
         read_saved(path)
     assert str(caught.value) == (
-        f"a saved engine has another form\n  where: {path}\n  got: trtsparse.cusparselt/3\n"
-        "  expected: trtsparse.cusparselt/2\n  to fix: save it with this version of trtsparse"
+        f"a saved engine is damaged\n  where: {path}\n"
+        "  got: BadZipFile: Bad CRC-32 for file 'weights/0.bin'\n  to fix: save it again"
+    )
+
+
+def test_a_damaged_header_is_damage(saved, tmp_path):
+    path = write_saved(tmp_path / "mlp.trtsparse", saved)
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"weights/0.bin", b"weights/7.bin", 1))
+    with pytest.raises(PlanError) as caught:
+        read_saved(path)
+    assert str(caught.value) == (
+        f"a saved engine is damaged\n  where: {path}\n"
+        "  got: BadZipFile: File name in directory 'weights/0.bin' and header b'weights/7.bin' differ.\n"
+        "  to fix: save it again"
+    )
+
+
+def test_a_later_form_is_refused(tmp_path):
+    path = tmp_path / "later.trtsparse"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("manifest.json", json.dumps({"schema": "trtsparse.cusparselt/4"}))
+    with pytest.raises(PlanError) as caught:
+        read_saved(path)
+    assert str(caught.value) == (
+        f"a saved engine has another form\n  where: {path}\n  got: trtsparse.cusparselt/4\n"
+        "  expected: trtsparse.cusparselt/3\n  to fix: save it with this version of trtsparse"
     )
 
 

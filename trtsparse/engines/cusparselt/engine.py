@@ -7,6 +7,7 @@ import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,7 +57,7 @@ class CusparseltEngine:
 
     Raises:
         ModelError: The model has operators that are not executed here; all of them are named.
-        ConfigError: Another precision.
+        ConfigError: There is no such precision, or a saved engine has another one.
         DeviceError: There is no such GPU, or it is older than Ampere.
         MissingDependencyError: PyTorch is not installed.
     """
@@ -78,12 +79,22 @@ class CusparseltEngine:
         _require_torch()  # constants are folded with it
         saved = read_saved(source) if isinstance(source, (str, os.PathLike)) and is_saved(source) else None
         model = OnnxModel.open(source) if saved is None else saved.model
+        if saved is not None and precision not in (None, saved.precision):
+            raise ConfigError(
+                "a saved engine computes in what it was saved in",
+                where="precision",
+                got=repr(precision),
+                expected=repr(saved.precision),
+                fix="leave it out, or make an engine of the ONNX model",
+            )
         self.precision = precision or ("bf16" if saved is None else saved.precision)
         self.compiled = compiled if compiled is not None else saved is not None and saved.compiled
-        check_operators(fuse(read_graph(model)))  # before anything that takes long
+        graph = fuse(read_graph(model))
+        check_operators(graph)  # before anything that takes long
         torch = _torch_with_gpu(device)
         if self.precision == "fp16" and saved is None:
             model = to_half(model, precision="fp16").model
+            graph = fuse(read_graph(model))
         floating = _floating(torch, self.precision)
         self.device, self._model, self._name = device, model, model.name
         self.inputs: tuple[TensorSpec, ...] = input_specs(model)
@@ -91,26 +102,25 @@ class CusparseltEngine:
         self.profiles: tuple[ProfileShapes, ...] = ({spec.name: _range(spec) for spec in self.inputs},)
         self.lock = threading.Lock()
         place = torch.device("cuda", device)
+        self._chooser = Chooser(device=device)
         usable = saved if saved is not None and self._fits(saved) else None
         self.products = Products(
             place,
             floating,
-            choose or (Chooser() if usable is None else Remembered(usable.kernels, Chooser())),
+            choose or (self._chooser if usable is None else Remembered(usable.kernels, self._chooser)),
             compressed=None if usable is None else usable.weights,
             passes=None if usable is None else usable.passes,
         )
-        graph = fuse(read_graph(model))
         self.program = Program(graph, device=str(place), floating=floating, linear=self.products)
         self._layouts: dict[Shapes, dict[str, Shape]] = {}
         self._compiled: dict[Shapes, Callable[..., Any]] = {}
 
     def _fits(self, saved: Saved) -> bool:
         """Whether a saved engine's kernels are for this GPU and these libraries; warns where they are not."""
-        fits = saved.made_on == made_on(self.device) and saved.precision == self.precision
+        fits = saved.made_on == made_on(self.device)
         if not fits:
             warnings.warn(
-                f"the kernels in {saved.model.name} were chosen for {dict(saved.made_on)} in {saved.precision}: "
-                "they are chosen anew",
+                f"the kernels in {saved.model.name} were chosen for {dict(saved.made_on)}: they are chosen anew",
                 RuntimeWarning,
                 stacklevel=3,
             )
@@ -159,7 +169,7 @@ class CusparseltEngine:
         with self.lock:
             found = self._layouts.get(shapes)
             if found is None:
-                with torch.inference_mode(), torch.cuda.device(self.device):
+                with torch.inference_mode(), torch.cuda.device(self.device), closing(self._chooser):
                     outputs = self.program(self.zeros(shapes))
                     torch.cuda.synchronize()
                 found = {spec.name: tuple(value.shape) for spec, value in zip(self.outputs, outputs, strict=True)}
@@ -230,6 +240,7 @@ class CusparseltEngine:
     def close(self) -> None:
         """Free plans and weights. Closing twice is harmless."""
         self.products.close()
+        self.program.close()
         self._layouts.clear()
         self._compiled.clear()
 
@@ -382,8 +393,8 @@ def made_on(device: int) -> dict[str, str]:
     return {
         "gpu": torch.cuda.get_device_name(device),
         "capability": str(torch.cuda.get_device_capability(device)),
-        "cusparselt": _version(sparse),
-        "cublaslt": _version(dense),
+        "cusparselt": _version(sparse, device),
+        "cublaslt": _version(dense, device),
     }
 
 
@@ -397,9 +408,10 @@ def _floating(torch: Any, precision: str) -> Any:
     return choices[precision]
 
 
-def _version(library: Any) -> str:
+def _version(library: Any, device: int) -> str:
     try:
-        return str(library.version())
+        with _torch().cuda.device(device):
+            return str(library.version(device))
     except (MissingDependencyError, DeviceError):
         return "not installed"
 

@@ -13,18 +13,20 @@ from trtsparse.sparsity.pattern import TWO_FOUR, is_compliant
 __all__ = ["merge_products"]
 
 _LARGE = 4096  # output channels with which a product fills a GPU by itself
+_ALIGNED = 16  # output channels of sparse products are multiples of 16 bytes of values, of INT8 at the least
 
 
 def merge_products(graph: Graph) -> None:
     """Replace products that read the same value by one of all their weights and a split of its result.
 
     Those with compliant weights are kept apart from the others, and so are convolutions and what has an activation.
+    What has no sparse kernel for its number of output channels would take it from the others, and is left alone.
     Large ones stay as they are: on an H100 one of 2 x 14336 output channels was 8 % slower than two of 14336.
     """
     for products in list(_alike(graph)):
         names = [[node.inputs[at] for node in products] for at in range(1, len(products[0].inputs))]
         weights = [_rows(graph, node) for node in products]
-        inputs = [products[0].inputs[0], *(" + ".join(of_kind) for of_kind in names)]
+        inputs = [products[0].inputs[0], *(_free(graph, " + ".join(of_kind)) for of_kind in names)]
         graph.constants[inputs[1]] = np.concatenate(weights)
         for bias in inputs[2:]:
             graph.constants[bias] = np.concatenate([graph.constants[node.inputs[2]] for node in products])
@@ -46,7 +48,7 @@ def _alike(graph: Graph) -> Iterator[Sequence[Node]]:
     for node in graph.nodes:
         if node.op in PRODUCTS and not node.attributes.get("channels") and not node.attributes["act"]:
             weight = _rows(graph, node)
-            if len(weight) >= _LARGE:
+            if len(weight) >= _LARGE or len(weight) % _ALIGNED:
                 continue
             compliant = weight.shape[1] % TWO_FOUR.m == 0 and is_compliant(np.ascontiguousarray(weight), axis=1)
             quantized = node.attributes.get("x_scale"), node.attributes.get("to")
@@ -59,6 +61,13 @@ def _rows(graph: Graph, node: Node) -> np.ndarray:
     """The weight as (N, K)."""
     weight = graph.constants[node.inputs[1]]
     return weight if node.attributes["transposed"] else weight.T
+
+
+def _free(graph: Graph, name: str) -> str:
+    """A name that no constant has."""
+    while name in graph.constants:
+        name += "'"
+    return name
 
 
 def _position(graph: Graph, node: Node) -> int:

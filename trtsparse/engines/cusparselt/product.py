@@ -1,8 +1,9 @@
-"""``act(x W^T + b)`` by the kernel chosen for it."""
+"""Products with weights: what they have in common, and those of floating values, ``act(x W^T + b)``."""
 
 from __future__ import annotations
 
 import contextlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,9 +24,13 @@ from trtsparse.tune.sparse import Configuration, Sparse
 if TYPE_CHECKING:  # it makes these products
     from trtsparse.engines.cusparselt.products import Products
 
-__all__ = ["Product", "Used"]
+__all__ = ["HALVES", "Product", "Ready", "Used", "WeightProduct"]
 
-_NAMES = {"torch.bfloat16": "bf16", "torch.float16": "fp16"}
+HALVES = {"torch.bfloat16": "bf16", "torch.float16": "fp16"}
+"""PyTorch's 16-bit types to ours."""
+_ROWS_KEPT = 64
+"""Numbers of rows whose plans a product keeps; graphs that were captured do not need them."""
+Compute = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -45,8 +50,129 @@ class Used:
     kernel: Kernel | None
 
 
-class Product:
-    """``act(x W^T + b)`` for any number of rows. Not thread-safe.
+@dataclass(frozen=True)
+class Ready:
+    """A product for one number of rows.
+
+    Attributes:
+        run: Computes it.
+        used: By what; None for types that have no kernels here.
+        undo: Destroys plans and descriptors.
+    """
+
+    run: Compute
+    used: Used | None
+    undo: contextlib.ExitStack
+
+
+class WeightProduct(ABC):
+    """A product with a weight for any number of rows. Not thread-safe.
+
+    Args:
+        owner: What all products share.
+        node: A "Linear" or "QuantizedLinear" node.
+        weight: (N, K).
+
+    Attributes:
+        n: Output channels.
+        k: Reduction length.
+        compliant: Whether the weight is 2:4 along K.
+        tensor: The weight's name.
+        key: Its own among all products of a model.
+        compressed: The compressed weight on the device; None before a sparse kernel needed it.
+    """
+
+    def __init__(self, owner: Products, node: Node, weight: np.ndarray) -> None:
+        import torch
+
+        self._torch, self._owner, self._node = torch, owner, node
+        self.n, self.k = weight.shape
+        self.compliant = self.k % TWO_FOUR.m == 0 and is_compliant(np.ascontiguousarray(weight), axis=1)
+        self.tensor, self.key = node.inputs[1], node.outputs[0]
+        self.compressed: Tensor = None
+        self._act = {"": None, "relu": torch.relu, "gelu": torch.nn.functional.gelu}[node.attributes["act"]]
+        self._ready: dict[int, Ready] = {}
+
+    @abstractmethod
+    def __call__(self, x: Tensor) -> Tensor:
+        """(M, K) to (M, N)."""
+
+    @property
+    def used(self) -> list[Used]:
+        """What runs, for each number of rows that is kept."""
+        return [ready.used for ready in self._ready.values() if ready.used is not None]
+
+    def _for_rows(self, rows: int, prepare: Callable[[contextlib.ExitStack], tuple[Compute, Used | None]]) -> Compute:
+        """What was prepared for a number of rows, or is now."""
+        found = self._ready.get(rows)
+        if found is None:
+            with contextlib.ExitStack() as undo:
+                run, used = prepare(undo)
+                found = self._ready[rows] = Ready(run, used, undo.pop_all())
+            if len(self._ready) > _ROWS_KEPT:
+                self._ready.pop(next(iter(self._ready))).undo.close()
+        return found.run
+
+    def _ask(self, gemm: Gemm) -> tuple[Gemm, Kernel | None]:
+        """The kernel that is chosen for a product."""
+        step = gemm.input_type.alignment
+        aligned = not (gemm.n % step or gemm.k % step)
+        return gemm, self._owner.choose(gemm, self.compliant and aligned)
+
+    @contextlib.contextmanager
+    def _telling(self, gemm: Gemm, kernel: Kernel) -> Any:
+        """Opening a kernel."""
+        try:
+            yield
+        except Refused as refused:
+            raise EngineError(
+                "a chosen kernel does not exist",
+                where=f"{self._node.name}: {gemm.key}",
+                got=f"{kernel.kind} kernel {kernel.name}: {refused}",
+                fix="delete the cache of tuning, or make the saved engine again, on this machine",
+            ) from refused
+
+    def _plan(
+        self, gemm: Gemm, kernel: Kernel, undo: contextlib.ExitStack, weight: Callable[[], Tensor], **options: int
+    ) -> tuple[Any, Tensor]:
+        """A sparse kernel, and the compressed weight."""
+        problem = Sparse(gemm, device=self._owner.number, **options)
+        undo.callback(problem.close)
+        plan = problem.runner(Configuration(**kernel.parameters))
+        undo.callback(plan.close)
+        if self.compressed is None:
+            self.compressed = self._owner.compress(problem, self.key, weight)
+        return plan, self.compressed
+
+    def _launching(self, runner: Any, weight: Tensor, shape: tuple[int, int], dtype: Any) -> Compute:
+        """A kernel as a function of (rows, K) values, contiguous, that gives values of a shape and type."""
+        torch, device = self._torch, self._owner.device
+        nbytes = max(runner.workspace_nbytes, 1)
+
+        def run(x: Tensor) -> Tensor:
+            y = torch.empty(shape, dtype=dtype, device=device)
+            workspace = torch.empty(nbytes, dtype=torch.uint8, device=device)
+            runner.enqueue(
+                x=x.data_ptr(),
+                w=weight.data_ptr(),
+                y=y.data_ptr(),
+                workspace=workspace.data_ptr(),
+                stream=torch.cuda.current_stream(device).cuda_stream,
+            )
+            return y
+
+        return run
+
+    def close(self) -> None:
+        """Destroy plans and descriptors, free weights. Closing twice is harmless."""
+        for ready in self._ready.values():
+            ready.undo.close()
+        self._ready.clear()
+        self.compressed = None
+
+
+class Product(WeightProduct):
+    """``act(x W^T + b)`` of floating values.
 
     Args:
         owner: What all products share.
@@ -56,22 +182,11 @@ class Product:
     """
 
     def __init__(self, owner: Products, node: Node, weight: np.ndarray, bias: np.ndarray | None) -> None:
-        import torch
-
-        self._torch, self._owner, self._node = torch, owner, node
-        self.n, self.k = weight.shape
-        self.compliant = self.k % TWO_FOUR.m == 0 and is_compliant(np.ascontiguousarray(weight), axis=1)
+        super().__init__(owner, node, weight)
         self._weight = self._typed(weight)
-        self._dense_weight: Tensor = None
-        self.bias = None if bias is None else self._typed(bias).to(owner.device)
-        self._act = {"": None, "relu": torch.relu, "gelu": torch.nn.functional.gelu}[node.attributes["act"]]
-        self.compressed: Tensor = None
-        self.tensor = node.inputs[1]
-        self._ready: dict[int, Callable[[Tensor], Tensor]] = {}
-        self._undo = contextlib.ExitStack()
-        self.used: list[Used] = []
+        self._on_device: Tensor = None
+        self._bias = None if bias is None else self._typed(bias).to(owner.device)
         self._opaque = Opaque.enter(self._compute, columns=self.n, dtype=self._weight.dtype)
-        self._undo.callback(self._opaque.close)
 
     def _typed(self, array: np.ndarray) -> Tensor:
         """On the CPU."""
@@ -82,9 +197,9 @@ class Product:
     @property
     def weight(self) -> Tensor:
         """(N, K), on the device from when a kernel first needs it."""
-        if self._dense_weight is None:
-            self._dense_weight = self._weight.to(self._owner.device)
-        return self._dense_weight
+        if self._on_device is None:
+            self._on_device = self._weight.to(self._owner.device)
+        return self._on_device
 
     def __call__(self, x: Tensor) -> Tensor:
         """(M, K) to (M, N)."""
@@ -92,32 +207,22 @@ class Product:
 
     def _compute(self, x: Tensor) -> Tensor:
         rows = x.shape[0]
-        ready = self._ready.get(rows)
-        if ready is None:
-            ready = self._ready[rows] = self._prepare(rows)
-        return ready(x)
+        return self._for_rows(rows, lambda undo: self._prepare(rows, undo))(x)
 
-    def _prepare(self, rows: int) -> Callable[[Tensor], Tensor]:
-        dtype = _NAMES.get(str(self._weight.dtype))
+    def _prepare(self, rows: int, undo: contextlib.ExitStack) -> tuple[Compute, Used | None]:
+        dtype = HALVES.get(str(self._weight.dtype))
         if dtype is None:
-            return self._by_torch
+            return self._by_torch, None
         gemm, kernel = self._choose(rows, dtype)
-        self.used.append(Used(self._node.name, self.tensor, gemm, kernel))
+        used = Used(self._node.name, self.tensor, gemm, kernel)
         if kernel is None:
-            return self._by_torch
-        try:
-            run = self._sparse(gemm, kernel) if kernel.kind == "sparse" else self._dense(gemm, kernel)
-        except Refused as refused:
-            raise EngineError(
-                "a chosen kernel does not exist",
-                where=f"{self._node.name}: {gemm.key}",
-                got=f"{kernel.kind} kernel {kernel.name}: {refused}",
-                fix="tune on this machine",
-            ) from refused
-        if self._act is None or gemm.activation:
-            return run
+            return self._by_torch, used
+        with self._telling(gemm, kernel):
+            run = self._open(gemm, kernel, undo)
         act = self._act
-        return lambda x: act(run(x))
+        if act is None or gemm.activation:
+            return run, used
+        return (lambda x: act(run(x))), used
 
     def _choose(self, rows: int, dtype: str) -> tuple[Gemm, Kernel | None]:
         """The kernel, and what of the activation it does too.
@@ -125,68 +230,44 @@ class Product:
         Not every kernel can do a GELU. One that can, by the approximation with tanh, is taken where the others are
         not faster together with a GELU of its own.
         """
-        bias, act = "bias" if self.bias is not None else "", self._node.attributes["act"]
-        fused = self._ask(rows, dtype, "_".join(filter(None, (bias, act))))
+        bias, act = "bias" if self._bias is not None else "", self._node.attributes["act"]
+        gemm = Gemm(rows, self.n, self.k, dtype, epilogue="_".join(filter(None, (bias, act))) or "none")
+        fused = self._ask(gemm)
         if act != "gelu":
             return fused
-        plain = self._ask(rows, dtype, bias)
+        plain = self._ask(Gemm(rows, self.n, self.k, dtype, epilogue=bias or "none"))
         if fused[1] is None or plain[1] is None:
             return plain if fused[1] is None else fused
         y = self._torch.empty((rows, self.n), dtype=self._weight.dtype, device=self._owner.device)
         alone_ms = self._owner.pass_ms(f"gelu {rows}x{self.n} {dtype}", lambda: self._torch.nn.functional.gelu(y))
         return fused if fused[1].ms <= plain[1].ms + alone_ms else plain
 
-    def _ask(self, rows: int, dtype: str, epilogue: str) -> tuple[Gemm, Kernel | None]:
-        gemm = Gemm(rows, self.n, self.k, dtype, epilogue=epilogue or "none")
-        step = gemm.input_type.alignment
-        aligned = not (gemm.n % step or gemm.k % step)
-        return gemm, self._owner.choose(gemm, self.compliant and aligned)
-
     def _by_torch(self, x: Tensor) -> Tensor:
-        y = self._torch.nn.functional.linear(x, self.weight, self.bias)
+        y = self._torch.nn.functional.linear(x, self.weight, self._bias)
         return y if self._act is None else self._act(y)
 
-    def _dense(self, gemm: Gemm, kernel: Kernel) -> Callable[[Tensor], Tensor]:
+    def _open(self, gemm: Gemm, kernel: Kernel, undo: contextlib.ExitStack) -> Compute:
+        bias = 0 if self._bias is None else self._bias.data_ptr()
+        if kernel.kind == "sparse":
+            plan, packed = self._plan(gemm, kernel, undo, lambda: self._weight, bias=bias)
+            run = self._launching(plan, packed, (gemm.padded_m, self.n), self._weight.dtype)
+            missing = gemm.padded_m - gemm.m
+            if not missing:
+                return run
+            pad = self._torch.nn.functional.pad
+            return lambda x: run(pad(x, (0, 0, 0, missing)))[: gemm.m]
         algorithm = Algorithm(**kernel.parameters)
         problem = Dense(
             dense_form(gemm),
-            bias=0 if self.bias is None else self.bias.data_ptr(),
+            bias=bias,
             fast_accumulation=algorithm.fast_accumulation,
+            device=self._owner.number,
         )
-        self._undo.callback(problem.close)
-        return self._runner(gemm, problem.runner(algorithm), self.weight, gemm.m)
-
-    def _sparse(self, gemm: Gemm, kernel: Kernel) -> Callable[[Tensor], Tensor]:
-        problem = Sparse(gemm, bias=0 if self.bias is None else self.bias.data_ptr())
-        self._undo.callback(problem.close)
-        plan = problem.runner(Configuration(**kernel.parameters))
-        self._undo.callback(plan.close)
-        if self.compressed is None:
-            self.compressed = self._owner.compress(problem, self.tensor, lambda: self._weight)
-        return self._runner(gemm, plan, self.compressed, gemm.padded_m)
-
-    def _runner(self, gemm: Gemm, runner: Any, weight: Tensor, rows: int) -> Callable[[Tensor], Tensor]:
-        torch, device, floating = self._torch, self._owner.device, self._weight.dtype
-        nbytes = runner.workspace_nbytes
-
-        def run(x: Tensor) -> Tensor:
-            x = x.contiguous()
-            if rows != gemm.m:
-                x = torch.nn.functional.pad(x, (0, 0, 0, rows - gemm.m))
-            y = torch.empty((rows, self.n), dtype=floating, device=device)
-            workspace = torch.empty(max(nbytes, 1), dtype=torch.uint8, device=device)
-            runner.enqueue(
-                x=x.data_ptr(),
-                w=weight.data_ptr(),
-                y=y.data_ptr(),
-                workspace=workspace.data_ptr(),
-                stream=torch.cuda.current_stream(device).cuda_stream,
-            )
-            return y[: gemm.m]
-
-        return run
+        undo.callback(problem.close)
+        return self._launching(problem.runner(algorithm), self.weight, (gemm.m, self.n), self._weight.dtype)
 
     def close(self) -> None:
-        """Destroy plans and descriptors."""
-        self._undo.close()
-        self._ready.clear()
+        """See `WeightProduct`."""
+        super().close()
+        self._opaque.close()
+        self._on_device = self._bias = None

@@ -12,6 +12,7 @@ from trtsparse.engines.cusparselt.operators import Tensor
 from trtsparse.engines.cusparselt.product import Product, Used
 from trtsparse.engines.cusparselt.program import Linear
 from trtsparse.engines.cusparselt.quantized_product import QuantizedProduct
+from trtsparse.files.protobuf import Buffer
 from trtsparse.tune.choose import Choose, question
 from trtsparse.tune.gemm import Gemm
 from trtsparse.tune.result import Kernel
@@ -30,12 +31,13 @@ class Products:
         floating: PyTorch's type in which float32 values are computed; None: as the model has them. Products of
             float32 values are PyTorch's own: their sparse kernels take another pattern, 1:2.
         choose: Which kernel to use for a product.
-        compressed: Weights that were compressed before, by the tensor's name.
+        compressed: Weights that were compressed before, by the product's key.
         passes: Milliseconds of passes over results that were measured before, by what they do.
 
     Attributes:
         chosen: What ``choose`` answered, by its `trtsparse.tune.choose.question`.
         passes: As above, with those that were measured since.
+        number: The GPU's.
     """
 
     def __init__(
@@ -44,14 +46,17 @@ class Products:
         floating: Any,
         choose: Choose,
         *,
-        compressed: Mapping[str, bytes] | None = None,
+        compressed: Mapping[str, Buffer] | None = None,
         passes: Mapping[str, float] | None = None,
     ) -> None:
         self.device, self.floating = device, floating
         self.stored = compressed or {}
         self.made: list[Product | QuantizedProduct] = []
+        self._scalars: dict[float, Tensor] = {}
+        self._used: tuple[Used, ...] = ()
         self.chosen: dict[str, Kernel | None] = {}
         self.passes = dict(passes or {})
+        self.number = getattr(device, "index", None) or 0
         self._choose = choose
 
     def __call__(self, node: Node, weight: np.ndarray, bias: np.ndarray | None) -> Linear:
@@ -73,17 +78,27 @@ class Products:
             self.passes[name] = _measure_ms(work)
         return self.passes[name]
 
-    def compress(self, problem: Sparse, tensor: str, weight: Callable[[], Tensor]) -> Tensor:
-        """A compressed weight on the device, which serves every plan of a type.
+    def scalar(self, value: float) -> Tensor:
+        """A number on the device, one tensor for all who want it: a compiler sees that they compute alike.
+
+        PyTorch multiplies by the inverse of a plain number, which rounds otherwise than a division.
+        """
+        if value not in self._scalars:
+            torch = _torch()
+            self._scalars[value] = torch.tensor(value, dtype=torch.float32, device=self.device)
+        return self._scalars[value]
+
+    def compress(self, problem: Sparse, key: str, weight: Callable[[], Tensor]) -> Tensor:
+        """A compressed weight on the device, which serves every plan of a product.
 
         Args:
-            problem: Any product with it.
-            tensor: Its name.
+            problem: Any number of its rows.
+            key: The product's.
             weight: Gives it, (N, K) on any device, where it was not compressed before.
         """
         torch = _torch()
         nbytes, scratch = problem.compressed_nbytes()
-        stored = self.stored.get(tensor)
+        stored = self.stored.get(key)
         if stored is not None and len(stored) == nbytes:
             return torch.frombuffer(bytearray(stored), dtype=torch.uint8).to(self.device)
         dense = weight().to(self.device)
@@ -100,20 +115,23 @@ class Products:
     @property
     def used(self) -> tuple[Used, ...]:
         """The kernels that run, for every number of rows that came up."""
-        return tuple(used for product in self.made for used in product.used)
+        return self._used or tuple(used for product in self.made for used in product.used)
 
     def compressed(self) -> dict[str, bytes]:
-        """The compressed weights that were made, by the tensor's name."""
+        """The compressed weights that were made, by the product's key."""
         found = {}
         for product in self.made:
             if product.compressed is not None:
-                found[product.tensor] = product.compressed.cpu().numpy().tobytes()
+                found[product.key] = product.compressed.cpu().numpy().tobytes()
         return found
 
     def close(self) -> None:
-        """Destroy plans and descriptors."""
+        """Destroy plans and descriptors, free weights; ``used`` tells what there was."""
+        self._used = self.used
         for product in self.made:
             product.close()
+        self.made.clear()
+        self._scalars.clear()
 
 
 def _measure_ms(work: Callable[[], Any]) -> float:

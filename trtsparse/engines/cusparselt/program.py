@@ -215,6 +215,11 @@ class Program:
         steps = [step for step in self.steps if not step.on_host]
         return make_fx(lambda *values: self._execute(values, shapes, known, steps))(*inputs)
 
+    def close(self) -> None:
+        """Free constants. Closing twice is harmless."""
+        for held in (self._constants, self._moved, self._sizes):
+            held.clear()
+
     def _execute(
         self,
         inputs: Sequence[Tensor],
