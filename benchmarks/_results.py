@@ -144,13 +144,17 @@ def ratios(numerator: list[float], denominator: list[float]) -> list[float]:
 
 
 def _commit() -> str:
-    """Of this checkout; where the files were copied without their repository, what COMMIT says."""
+    """Of this checkout, "-dirty" with other changes; for files that were copied elsewhere, what COMMIT says."""
     named = os.environ.get("COMMIT")
     if named:
         return named
     try:
         done = subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True, cwd=RESULTS.parent
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=RESULTS.parent,
         )
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

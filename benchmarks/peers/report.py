@@ -133,9 +133,10 @@ def _ratios(case: _Case, sparse: str, dense: Sequence[str], own: str, *, target:
     """Speed, energy and memory of a sparse engine against dense ones."""
     variants = case.variants
     fastest = best(variants, dense)
-    metric = f"best dense{f' ({fastest})' if fastest else ''} / {sparse}"
+    kind = "best 8-bit dense" if sparse == SPARSE_8 else "best dense"
+    metric = f"{kind}{f' ({fastest})' if fastest else ''} / {sparse}"
     case.add_ratios(metric, paired(case.ms(fastest), case.ms(sparse)), at_least=target)
-    case.add_ratios(f"inferences per joule, {sparse} / best dense", paired(case.joules(fastest), case.joules(sparse)))
+    case.add_ratios(f"inferences per joule, {sparse} / {kind}", paired(case.joules(fastest), case.joules(sparse)))
     if own != fastest:
         case.add_ratios(f"{own} / {sparse}", paired(case.ms(own), case.ms(sparse)))
         joules = paired(case.joules(own), case.joules(sparse))

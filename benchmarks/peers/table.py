@@ -15,6 +15,7 @@ _BEST, _JOULES = (
     "inferences per joule, sparse engine / best dense",
 )
 _OURS, _EXPECTED = "dense engine / sparse engine", "explain's expected gain"
+_MISSING = re.compile(r"((?:torch\.compile|eager|dense engine)[^:]*): not run: .*")
 _MEMORY = "peak device memory, sparse engine / dense engine"
 _COLUMNS = (
     "model, BF16", "best dense peer", "gain", "inferences per joule", "gain over our dense engine",
@@ -26,9 +27,10 @@ def markdown(rows: Iterable[Mapping[str, Any]]) -> str:
     """A table with a line for each model whose sparse engine and a dense peer were measured.
 
     Example:
-        >>> rows = [{"case": "net (1 x 8)", "metric": "best dense (eager) / sparse engine", "value": 1.234}]
+        >>> metrics = {"best dense (eager) / sparse engine": 1.234, "torch.compile default: not run: no time": 0.0}
+        >>> rows = [{"case": "net (1 x 8)", "metric": name, "value": value} for name, value in metrics.items()]
         >>> print(markdown(rows).splitlines()[2])
-        | net (1 x 8) | eager | 1.23 | - | - | - | - |
+        | net (1 x 8) | eager (not run: torch.compile default) | 1.23 | - | - | - | - |
     """
     found: dict[str, dict[str, float]] = {}
     for row in rows:
@@ -40,7 +42,9 @@ def markdown(rows: Iterable[Mapping[str, Any]]) -> str:
             ours = best.group() if best.group(1) == "dense engine" else _OURS
             cells = [values.get(name) for name in (best.group(), _JOULES, ours, _EXPECTED, _MEMORY)]
             shown = ["-" if value is None else f"{value:.2f}" for value in cells]
-            lines.append(f"| {case} | {best.group(1)} | {' | '.join(shown)} |")
+            missing = ", ".join(name.group(1) for name in filter(None, map(_MISSING.fullmatch, values)))
+            peer = f"{best.group(1)} (not run: {missing})" if missing else best.group(1)
+            lines.append(f"| {case} | {peer} | {' | '.join(shown)} |")
     return "\n".join(lines)
 
 

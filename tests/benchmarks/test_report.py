@@ -57,7 +57,7 @@ def test_eight_bits_are_compared_among_themselves():
             "INT8, torch.compile default": {"failure": "out of memory"},
         }
     )
-    assert found["best dense (FP8, torch.compile default) / INT8 sparse engine"] == ([1.3], "x", 1.25)
+    assert found["best 8-bit dense (FP8, torch.compile default) / INT8 sparse engine"] == ([1.3], "x", 1.25)
 
 
 def test_a_target_that_cannot_be_measured_is_missed():

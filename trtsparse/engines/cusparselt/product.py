@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -120,7 +120,7 @@ class WeightProduct(ABC):
         return gemm, self._owner.choose(gemm, self.compliant and aligned)
 
     @contextlib.contextmanager
-    def _telling(self, gemm: Gemm, kernel: Kernel) -> Any:
+    def _telling(self, gemm: Gemm, kernel: Kernel) -> Iterator[None]:
         """Opening a kernel."""
         try:
             yield
