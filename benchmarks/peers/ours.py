@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from onnx import TensorProto
 
-from trtsparse.engines.cusparselt.engine import CusparseltContext, CusparseltEngine
+from trtsparse.engines.cusparselt.context import CusparseltContext
+from trtsparse.engines.cusparselt.engine import CusparseltEngine
 from trtsparse.files.model import OnnxModel
 from trtsparse.tune.choose import Choose
 from trtsparse.tune.gemm import Gemm

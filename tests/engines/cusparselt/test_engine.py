@@ -12,7 +12,8 @@ import pytest
 import models
 from trtsparse.engines.cusparselt import engine as module
 from trtsparse.engines.cusparselt import product
-from trtsparse.engines.cusparselt.engine import CusparseltContext, CusparseltEngine
+from trtsparse.engines.cusparselt.context import CusparseltContext
+from trtsparse.engines.cusparselt.engine import CusparseltEngine
 from trtsparse.engines.cusparselt.graph import Node
 from trtsparse.engines.cusparselt.products import Products
 from trtsparse.engines.cusparselt.saved import Saved, write_saved

@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 import threading
 import warnings
-from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx
 
+from trtsparse.engines.cusparselt.context import CusparseltContext, torch_type
 from trtsparse.engines.cusparselt.graph import read_graph
 from trtsparse.engines.cusparselt.operators import Tensor
 from trtsparse.engines.cusparselt.patterns import fuse
@@ -21,7 +20,7 @@ from trtsparse.engines.cusparselt.product import Used
 from trtsparse.engines.cusparselt.products import Products
 from trtsparse.engines.cusparselt.program import Program, Shapes, check_operators
 from trtsparse.engines.cusparselt.saved import Saved, is_saved, read_saved, write_saved
-from trtsparse.engines.device import Allocate, ProfileShapes, Shape
+from trtsparse.engines.device import ProfileShapes, Shape
 from trtsparse.errors import ConfigError, DeviceError, EngineError, MissingDependencyError, UnsupportedOptionError
 from trtsparse.files.model import OnnxModel
 from trtsparse.precision.half import to_half
@@ -33,7 +32,6 @@ __all__ = ["CusparseltEngine"]
 
 _LARGEST_DIM = 65536
 _USUAL_DIM = 16
-_GRAPHS = 8  # shapes whose graphs a context keeps
 _OLDEST = (8, 0)  # the first GPUs with Sparse Tensor Cores
 
 
@@ -207,7 +205,7 @@ class CusparseltEngine:
         return [
             torch.zeros(
                 shape,
-                dtype=floating if floating and spec.dtype == np.float32 else _torch_type(torch, spec.dtype),
+                dtype=floating if floating and spec.dtype == np.float32 else torch_type(torch, spec.dtype),
                 device=self.program.device,
             )
             for spec, shape in zip(self.inputs, shapes, strict=True)
@@ -243,148 +241,6 @@ class CusparseltEngine:
         self.program.close()
         self._layouts.clear()
         self._compiled.clear()
-
-
-@dataclass
-class _Captured:
-    """One shape's graph with the memory inside it."""
-
-    graph: Any
-    inputs: list[Tensor]
-    outputs: list[Tensor]
-
-
-class _Memory:
-    """What PyTorch needs to see memory that someone else holds; the address comes from the session."""
-
-    def __init__(self, address: int, shape: Shape, dtype: np.dtype[Any]) -> None:
-        self.__cuda_array_interface__ = {
-            "data": (address, False), "shape": (int(np.prod(shape)) * dtype.itemsize,), "typestr": "|u1", "version": 3
-        }  # fmt: skip
-
-
-class CusparseltContext:
-    """A `trtsparse.engines.device.DeviceContext`; inputs and outputs are copied on the GPU, to and from the graph."""
-
-    def __init__(self, engine: CusparseltEngine) -> None:
-        self._engine = engine
-        self._addresses: dict[str, int] = {}
-        self._shapes: Shapes = ()
-        self._graphs: OrderedDict[Shapes, _Captured] = OrderedDict()
-
-    def set_inputs(
-        self,
-        shapes: Mapping[str, Shape],
-        values: Mapping[str, np.ndarray],  # noqa: ARG002 - no input is a shape
-    ) -> dict[str, Shape]:
-        """Take the shapes; returns those of the outputs."""
-        self._shapes = tuple(tuple(shapes[spec.name]) for spec in self._engine.inputs)
-        return self._engine.layout(self._shapes)
-
-    def set_address(self, name: str, address: int) -> None:
-        """Note where an input or output is."""
-        self._addresses[name] = address
-
-    def set_allocator(self, name: str, allocate: Allocate) -> None:  # noqa: ARG002
-        """All sizes are known.
-
-        Raises:
-            EngineError: Always.
-        """
-        raise EngineError("no output of this engine has a size that depends on the data", where=name)
-
-    def allocated_shape(self, name: str) -> Shape:
-        """See `set_allocator`."""
-        raise EngineError("no output of this engine has a size that depends on the data", where=name)
-
-    def set_scratch(self, address: int, nbytes: int) -> None:
-        """See `CusparseltEngine.create_context`."""
-        raise UnsupportedOptionError(
-            "PyTorch allocates this engine's memory", where=f"{nbytes} bytes at {address:#x}"
-        )
-
-    def execute(self, stream: int) -> None:
-        """Enqueue copies, the graph, copies.
-
-        Raises:
-            EngineError: A step failed, or cannot be captured.
-        """
-        torch = _torch()
-        engine = self._engine
-        captured = self._graphs.get(self._shapes)
-        if captured is None:
-            captured = self._capture()
-        self._graphs.move_to_end(self._shapes)
-        with torch.inference_mode(), torch.cuda.stream(_stream(torch, stream, engine.device)):
-            for spec, tensor in zip(engine.inputs, captured.inputs, strict=True):
-                if tensor.numel():
-                    tensor.copy_(self._view(torch, spec, tuple(tensor.shape)), non_blocking=True)
-            captured.graph.replay()
-            for spec, tensor in zip(engine.outputs, captured.outputs, strict=True):
-                if tensor.numel():
-                    self._view(torch, spec, tuple(tensor.shape)).copy_(tensor, non_blocking=True)
-
-    def _view(self, torch: Any, spec: TensorSpec, shape: Shape) -> Tensor:
-        flat = torch.as_tensor(
-            _Memory(self._addresses[spec.name], shape, spec.dtype), device=self._engine.program.device
-        )
-        return flat.view(_torch_type(torch, spec.dtype)).view(shape)
-
-    def _capture(self) -> _Captured:
-        torch = _torch()
-        engine = self._engine
-        with engine.lock, torch.inference_mode(), torch.cuda.device(engine.device):
-            if len(self._graphs) >= _GRAPHS:
-                torch.cuda.synchronize()
-                self._graphs.popitem(last=False)
-            inputs = engine.zeros(self._shapes)
-            run = engine.runner(self._shapes)
-            graph = torch.cuda.CUDAGraph()
-            side = torch.cuda.Stream(device=engine.program.device)
-            side.wait_stream(torch.cuda.current_stream())
-            try:
-                with torch.cuda.stream(side):
-                    run(inputs)  # outside of the capture: libraries allocate when they first see a shape
-                side.synchronize()
-                with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
-                    outputs = run(inputs)
-            except RuntimeError as error:
-                raise EngineError(
-                    "the model cannot be captured in a CUDA graph", where=engine.description, got=str(error)
-                ) from error
-        made = self._graphs[self._shapes] = _Captured(graph, inputs, outputs)
-        return made
-
-    def execute_profiled(self, stream: int) -> tuple[tuple[str, float], ...]:
-        """Execute step by step, without a graph and not compiled, with events around each step.
-
-        Returns:
-            (step, milliseconds), in order.
-        """
-        torch = _torch()
-        engine = self._engine
-        times: list[tuple[str, Any, Any]] = []
-
-        def watch(name: str, work: Any) -> Any:
-            start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            start.record()
-            result = work()
-            end.record()
-            times.append((name, start, end))
-            return result
-
-        with engine.lock, torch.inference_mode(), torch.cuda.stream(_stream(torch, stream, engine.device)):
-            inputs = [self._view(torch, spec, shape) for spec, shape in zip(engine.inputs, self._shapes, strict=True)]
-            outputs = engine.program(inputs, watch=watch)
-            for spec, tensor in zip(engine.outputs, outputs, strict=True):
-                if tensor.numel():
-                    self._view(torch, spec, tuple(tensor.shape)).copy_(tensor)
-            torch.cuda.current_stream().synchronize()
-        return tuple((name, float(start.elapsed_time(end))) for name, start, end in times)
-
-    def close(self) -> None:
-        """Free the graphs, whose work has finished."""
-        self._graphs.clear()
 
 
 def made_on(device: int) -> dict[str, str]:
@@ -448,16 +304,6 @@ def _torch_with_gpu(device: int) -> Any:
             expected="8.0 or newer (Ampere)",
         )
     return torch
-
-
-def _stream(torch: Any, handle: int, device: int) -> Any:
-    """PyTorch's name for a stream; it takes 0, CUDA's default stream, for no handle at all and makes a new one."""
-    return torch.cuda.ExternalStream(handle, device=device) if handle else torch.cuda.default_stream(device)
-
-
-def _torch_type(torch: Any, dtype: np.dtype[Any]) -> Any:
-    names = {"bool": "bool", "bfloat16": "bfloat16"}
-    return getattr(torch, names.get(dtype.name, dtype.name))
 
 
 def _range(spec: TensorSpec) -> tuple[Shape, Shape, Shape]:
