@@ -11,14 +11,18 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from trtsparse.engines.cusparselt.graph import Node
 
-__all__ = ["OPERATORS", "Tensor", "operator"]
+__all__ = ["FAILURES", "OPERATORS", "Step", "Tensor", "axes_of", "is_known", "numbers", "operator", "to_tensor"]
 
 Tensor = Any
 Step = Callable[..., Any]
 OPERATORS: dict[str, Callable[[Node], Step]] = {}
-"""By name; `trtsparse.engines.cusparselt.spatial` and `.fused` add theirs."""
+"""By name; `trtsparse.engines.cusparselt.shaping`, `.spatial` and `.fused` add theirs."""
+FAILURES = (RuntimeError, ValueError, IndexError, TypeError, NotImplementedError, ArithmeticError)
+"""What a step raises for values that it does not take."""
 
 
 def operator(*names: str) -> Callable[[Callable[[Node], Step]], Callable[[Node], Step]]:
@@ -42,6 +46,25 @@ def numbers(value: Tensor) -> list[int]:
     return [int(number) for number in value.reshape(-1).tolist()]
 
 
+def axes_of(node: Node, given: Tensor | None) -> list[int] | None:
+    """The axes in an input, or before some opset in an attribute; None for neither."""
+    return node.attributes.get("axes") if given is None else numbers(given)
+
+
+def is_known(array: np.ndarray) -> bool:
+    """Whether PyTorch computes with values of an array's type."""
+    return array.dtype.kind in "fiub" or array.dtype.name == "bfloat16"
+
+
+def to_tensor(array: np.ndarray) -> Tensor:
+    """A copy on the CPU, of bfloat16 too, which numpy knows by ml_dtypes only."""
+    torch = _torch()
+    whole = np.array(array, order="C")
+    if array.dtype.name == "bfloat16":
+        return torch.from_numpy(whole.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(whole)
+
+
 def together(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Two operands on one device: a constant on the CPU goes to where the other one is."""
     if a.device == b.device or a.dim() == 0 or b.dim() == 0:
@@ -57,7 +80,7 @@ _UNARY = {
     "Sin": "sin", "Cos": "cos", "Not": "logical_not", "Identity": None, "Dropout": None, "Sign": "sign",
 }  # fmt: skip
 _BINARY = {
-    "Add": "add", "Sub": "sub", "Mul": "mul", "Pow": "pow", "Equal": "eq", "Less": "lt", "Greater": "gt",
+    "Add": "add", "Sub": "sub", "Mul": "mul", "Equal": "eq", "Less": "lt", "Greater": "gt",
     "LessOrEqual": "le", "GreaterOrEqual": "ge", "And": "logical_and", "Or": "logical_or", "MatMul": "matmul",
 }  # fmt: skip
 
@@ -66,6 +89,8 @@ _BINARY = {
 def _unary(node: Node) -> Step:
     name = _UNARY[node.op]
     if name is None:
+        if len(node.outputs) > 1:
+            raise NotImplementedError("its mask")
         return lambda x, *_: x
     return getattr(_torch(), name)  # type: ignore[no-any-return]
 
@@ -74,6 +99,15 @@ def _unary(node: Node) -> Step:
 def _binary(node: Node) -> Step:
     compute = getattr(_torch(), _BINARY[node.op])
     return lambda a, b: compute(*together(a, b))
+
+
+@operator("Pow")
+def _pow(_node: Node) -> Step:
+    def step(a: Tensor, b: Tensor) -> Tensor:
+        a, b = together(a, b)
+        return _torch().pow(a, b).to(a.dtype)
+
+    return step
 
 
 @operator("Div")
@@ -130,7 +164,7 @@ def _activation(node: Node) -> Step:
     def clip(x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
         lowest = given.get("min") if low is None else low.item()
         highest = given.get("max") if high is None else high.item()
-        return x.clamp(lowest, highest)
+        return x if lowest is None and highest is None else x.clamp(lowest, highest)
 
     return clip
 
@@ -153,198 +187,6 @@ def _cast(node: Node) -> Step:
     return step
 
 
-# -- shapes ----------------------------------------------------------------------------------------------------------
-
-
-@operator("Shape")
-def _shape(node: Node) -> Step:
-    start, end = node.attributes.get("start", 0), node.attributes.get("end")
-    return lambda x: _torch().tensor(list(x.shape)[start:end], dtype=_torch().int64)
-
-
-@operator("Size")
-def _size(_node: Node) -> Step:
-    return lambda x: _torch().tensor(x.numel(), dtype=_torch().int64)
-
-
-@operator("Reshape")
-def _reshape(node: Node) -> Step:
-    keep_zeros = node.attributes.get("allowzero", 0)
-
-    def step(x: Tensor, shape: Tensor) -> Tensor:
-        wanted = numbers(shape)
-        return x.reshape([x.shape[i] if size == 0 and not keep_zeros else size for i, size in enumerate(wanted)])
-
-    return step
-
-
-@operator("Flatten")
-def _flatten(node: Node) -> Step:
-    axis = node.attributes.get("axis", 1)
-
-    def step(x: Tensor) -> Tensor:
-        at = axis + x.dim() if axis < 0 else axis
-        return x.reshape(math.prod(x.shape[:at]), -1)
-
-    return step
-
-
-@operator("Transpose")
-def _transpose(node: Node) -> Step:
-    order = node.attributes.get("perm")
-    return lambda x: x.permute(order or list(range(x.dim()))[::-1])
-
-
-def _axes(node: Node, given: Tensor | None) -> list[int] | None:
-    return node.attributes.get("axes") if given is None else numbers(given)
-
-
-@operator("Squeeze")
-def _squeeze(node: Node) -> Step:
-    def step(x: Tensor, axes: Tensor | None = None) -> Tensor:
-        along = _axes(node, axes)
-        return x.squeeze() if along is None else x.squeeze(tuple(along))
-
-    return step
-
-
-@operator("Unsqueeze")
-def _unsqueeze(node: Node) -> Step:
-    def step(x: Tensor, axes: Tensor | None = None) -> Tensor:
-        along = _axes(node, axes) or []
-        rank = x.dim() + len(along)
-        for axis in sorted(a % rank for a in along):
-            x = x.unsqueeze(axis)
-        return x
-
-    return step
-
-
-@operator("Concat")
-def _concat(node: Node) -> Step:
-    axis = node.attributes["axis"]
-
-    def step(*parts: Tensor) -> Tensor:
-        device = next((part.device for part in parts if part.device.type != "cpu"), None)
-        return _torch().cat([part if device is None else part.to(device) for part in parts], dim=axis)
-
-    return step
-
-
-@operator("Split")
-def _split(node: Node) -> Step:
-    axis = node.attributes.get("axis", 0)
-
-    def step(x: Tensor, sizes: Tensor | None = None) -> Any:
-        lengths = node.attributes.get("split") if sizes is None else numbers(sizes)
-        if lengths is None:
-            return x.split(-(-x.shape[axis] // len(node.outputs)), dim=axis)
-        return x.split(lengths, dim=axis)
-
-    return step
-
-
-@operator("Slice")
-def _slice(node: Node) -> Step:
-    given = node.attributes
-
-    def step(x: Tensor, *bounds: Tensor | None) -> Tensor:
-        read = dict(zip(("starts", "ends", "axes", "steps"), bounds, strict=False))
-        limits: dict[str, list[int]] = {
-            name: given.get(name) or [] if read.get(name) is None else numbers(read[name])
-            for name in ("starts", "ends", "axes", "steps")
-        }
-        count = len(limits["starts"])
-        axes, strides = limits["axes"] or range(count), limits["steps"] or [1] * count
-        for axis, start, end, stride in zip(axes, limits["starts"], limits["ends"], strides, strict=True):
-            x = _slice_axis(x, axis % x.dim(), start, end, stride)
-        return x
-
-    return step
-
-
-def _slice_axis(x: Tensor, axis: int, start: int, end: int, stride: int) -> Tensor:
-    size = x.shape[axis]
-    if stride < 0:
-        kept = list(range(size))[slice(start, None if end < -size else end, stride)]
-        return x.index_select(axis, _torch().tensor(kept, dtype=_torch().int64, device=x.device))
-    low, high, _ = slice(start, end).indices(size)
-    x = x.narrow(axis, low, max(high - low, 0))
-    return x[tuple([slice(None)] * axis + [slice(None, None, stride)])] if stride > 1 else x
-
-
-@operator("Expand")
-def _expand(_node: Node) -> Step:
-    def step(x: Tensor, shape: Tensor) -> Tensor:
-        return x.expand(_torch().broadcast_shapes(x.shape, tuple(numbers(shape))))
-
-    return step
-
-
-@operator("Tile")
-def _tile(_node: Node) -> Step:
-    return lambda x, repeats: x.repeat(numbers(repeats))
-
-
-@operator("Gather")
-def _gather(node: Node) -> Step:
-    axis = node.attributes.get("axis", 0)
-
-    def step(x: Tensor, indices: Tensor) -> Tensor:
-        along = axis % x.dim()
-        if indices.device.type == "cpu" and indices.numel() == 1:
-            picked = x.narrow(along, int(indices.item()) % x.shape[along], 1)
-            return picked.reshape((*x.shape[:along], *indices.shape, *x.shape[along + 1 :]))
-        if along == 0 and x.dim() == 2:
-            return _torch().nn.functional.embedding(indices.to(x.device), x)
-        flat = indices.reshape(-1).to(x.device)
-        flat = _torch().where(flat < 0, flat + x.shape[along], flat)
-        return x.index_select(along, flat).reshape((*x.shape[:along], *indices.shape, *x.shape[along + 1 :]))
-
-    return step
-
-
-@operator("Range")
-def _range(_node: Node) -> Step:
-    return lambda start, end, step: _torch().arange(start.item(), end.item(), step.item(), dtype=start.dtype)
-
-
-@operator("ConstantOfShape")
-def _constant_of_shape(node: Node) -> Step:
-    value = node.attributes.get("value")
-
-    def step(shape: Tensor) -> Tensor:
-        torch = _torch()
-        fill = torch.zeros(1) if value is None else torch.from_numpy(value.copy())
-        return torch.full(numbers(shape), fill.item(), dtype=fill.dtype)
-
-    return step
-
-
-@operator("Pad")
-def _pad(node: Node) -> Step:
-    mode = node.attributes.get("mode", "constant")
-    names = {"constant": "constant", "reflect": "reflect", "edge": "replicate"}
-    if mode not in names:
-        raise NotImplementedError(f"mode {mode!r}")
-
-    def step(
-        x: Tensor, pads: Tensor | None = None, value: Tensor | None = None, axes: Tensor | None = None
-    ) -> Tensor:
-        given = node.attributes["pads"] if pads is None else numbers(pads)
-        along = [a % x.dim() for a in numbers(axes)] if axes is not None else list(range(x.dim()))
-        both = dict.fromkeys(range(x.dim()), (0, 0))
-        both.update({a: (given[i], given[i + len(along)]) for i, a in enumerate(along)})
-        flat = [size for a in reversed(range(x.dim())) for size in both[a]]
-        while flat and flat[-2:] == [0, 0]:
-            flat = flat[:-2]
-        fill = node.attributes.get("value", 0.0) if value is None else value.item()
-        options = {"value": fill} if mode == "constant" else {}
-        return _torch().nn.functional.pad(x, flat, mode=names[mode], **options) if flat else x
-
-    return step
-
-
 # -- reductions and products -----------------------------------------------------------------------------------------
 
 
@@ -357,10 +199,10 @@ def _reduce(node: Node) -> Step:
     }[node.op]  # fmt: skip
 
     def step(x: Tensor, axes: Tensor | None = None) -> Tensor:
-        along = _axes(node, axes)
+        along = axes_of(node, axes)
         if not along and node.attributes.get("noop_with_empty_axes"):
             return x
-        return compute(x, dim=tuple(along or range(x.dim())), keepdim=keep)
+        return compute(x, dim=tuple(along or range(x.dim())), keepdim=keep).to(x.dtype)
 
     return step
 
@@ -368,6 +210,8 @@ def _reduce(node: Node) -> Step:
 @operator("ArgMax")
 def _argmax(node: Node) -> Step:
     axis, keep = node.attributes.get("axis", 0), bool(node.attributes.get("keepdims", 1))
+    if node.attributes.get("select_last_index"):
+        raise NotImplementedError("the last of equal values")
     return lambda x: x.argmax(dim=axis, keepdim=keep)
 
 
@@ -406,7 +250,11 @@ def _layer_norm(node: Node) -> Step:
         raise NotImplementedError("its second and third outputs")
 
     def step(x: Tensor, scale: Tensor, bias: Tensor | None = None) -> Tensor:
-        return functional.layer_norm(x, x.shape[axis % x.dim() :], scale, bias, epsilon)
+        shape = x.shape[axis % x.dim() :]
+        if scale.shape == shape and (bias is None or bias.shape == shape):
+            return functional.layer_norm(x, shape, scale, bias, epsilon)
+        y = functional.layer_norm(x, shape, eps=epsilon) * scale
+        return y if bias is None else y + bias
 
     return step
 
@@ -414,6 +262,8 @@ def _layer_norm(node: Node) -> Step:
 @operator("BatchNormalization")
 def _batch_norm(node: Node) -> Step:
     functional, epsilon = _torch().nn.functional, node.attributes.get("epsilon", 1e-5)
+    if len(node.outputs) > 1 or node.attributes.get("training_mode"):
+        raise NotImplementedError("statistics of its own")
 
     def step(x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
         return functional.batch_norm(x, mean, variance, scale, bias, training=False, eps=epsilon)
@@ -435,11 +285,16 @@ def _along(parameter: Tensor, x: Tensor, axis: int) -> Tensor:
 
 @operator("QuantizeLinear")
 def _quantize(node: Node) -> Step:
-    axis = node.attributes.get("axis", 1)
+    torch, axis = _torch(), node.attributes.get("axis", 1)
+    _refuse_blocks(node)
+    kinds = {0: torch.uint8, 2: torch.uint8, 3: torch.int8}
+    wanted = node.attributes.get("output_dtype", 0)
+    has_zero = len(node.inputs) > 2 and bool(node.inputs[2])
+    if not has_zero and wanted not in kinds:
+        raise NotImplementedError(f"to type {wanted}")
 
     def step(x: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
-        torch = _torch()
-        kind = torch.uint8 if zero is None else zero.dtype
+        kind = kinds[wanted] if zero is None else zero.dtype
         limits = torch.iinfo(kind)
         steps = torch.round(x.float() / _along(scale, x, axis).float())
         if zero is not None:
@@ -452,11 +307,17 @@ def _quantize(node: Node) -> Step:
 @operator("DequantizeLinear")
 def _dequantize(node: Node) -> Step:
     axis = node.attributes.get("axis", 1)
+    _refuse_blocks(node)
+    if node.attributes.get("output_dtype"):
+        raise NotImplementedError("a type of its result")
 
     def step(x: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
-        values = x.to(scale.dtype)
-        if zero is not None:
-            values = values - _along(zero, x, axis).to(scale.dtype)
-        return values * _along(scale, x, axis)
+        values = x if zero is None else x.int() - _along(zero, x, axis).int()
+        return (values * _along(scale, x, axis).float()).to(scale.dtype)
 
     return step
+
+
+def _refuse_blocks(node: Node) -> None:
+    if node.attributes.get("block_size"):
+        raise NotImplementedError("scales of blocks")

@@ -11,15 +11,15 @@ from collections.abc import Callable
 
 import numpy as np
 
-from trtsparse.engines.cusparselt import fused, spatial
+from trtsparse.engines.cusparselt.folding import fold_constants, simplify
 from trtsparse.engines.cusparselt.graph import PRODUCTS, Graph, Node
 from trtsparse.engines.cusparselt.merging import merge_products
-from trtsparse.engines.cusparselt.operators import OPERATORS
 from trtsparse.engines.cusparselt.quantized import quantize_products
 
-__all__ = ["fold_constants", "fuse"]
+__all__ = ["fuse"]
 
-_REGISTERED = (fused, spatial)  # importing them enters their operators into the table
+
+_ROUNDED = 1e-3  # how far from the square root of 2 exporters, and 16-bit types, are
 
 
 class _Uses:
@@ -33,10 +33,12 @@ class _Uses:
 
     def only_reader(self, value: str, op: str | None = None) -> Node | None:
         """The one node that reads a value; None where there are more, or where it is an output."""
-        readers = self.readers.get(value, [])
-        if len(readers) != 1 or value in self._outputs or (op is not None and readers[0].op != op):
-            return None
-        return readers[0]
+        readers = self.readers_inside(value)
+        return readers[0] if len(readers) == 1 and op in (None, readers[0].op) else None
+
+    def readers_inside(self, value: str) -> list[Node]:
+        """All that read a value; nothing where it is an output."""
+        return [] if value in self._outputs else self.readers.get(value, [])
 
     def made_by(self, value: str, op: str) -> Node | None:
         """The node that computes a value, if it is of this kind."""
@@ -49,8 +51,8 @@ class _Uses:
 
 
 def fuse(graph: Graph) -> Graph:
-    """Rewrite a graph in place; returns it."""
-    _skip_identities(graph)
+    """Rewrite a graph in place, as it was read from a model; returns it."""
+    simplify(graph)
     fold_constants(graph)
     quantize_products(graph)
     fold_constants(graph)  # what was dequantized meanwhile
@@ -74,8 +76,13 @@ def _other(node: Node, value: str) -> str:
     return node.inputs[1] if node.inputs[0] == value else node.inputs[0]
 
 
-def _is_scalar(graph: Graph, value: str, number: float, tolerance: float = 1e-3) -> bool:
-    found = graph.scalar(value)
+def _scalar(graph: Graph, value: str) -> float | None:
+    """A constant number that gives no dims to what it is computed with."""
+    return graph.scalar(value) if value in graph.constants and graph.constants[value].ndim < 2 else None
+
+
+def _is_scalar(graph: Graph, value: str, number: float, tolerance: float = 0.0) -> bool:
+    found = _scalar(graph, value)
     return found is not None and math.isclose(found, number, rel_tol=tolerance)
 
 
@@ -85,9 +92,9 @@ def _scaled(uses: _Uses, value: str, factor: float) -> tuple[str, Node] | None:
         node = uses.made_inside(value, op)
         if node is None:
             continue
-        if _is_scalar(uses.graph, node.inputs[1], number):
+        if _is_scalar(uses.graph, node.inputs[1], number, _ROUNDED):
             return node.inputs[0], node
-        if op == "Mul" and _is_scalar(uses.graph, node.inputs[0], number):
+        if op == "Mul" and _is_scalar(uses.graph, node.inputs[0], number, _ROUNDED):
             return node.inputs[1], node
     return None
 
@@ -158,7 +165,7 @@ def _root_of_mean_square(uses: _Uses, square: Node) -> tuple[list[Node], str, fl
     root = plus and uses.only_reader(plus.outputs[0], "Sqrt")
     if mean is None or plus is None or root is None or not _is_last_axis(uses, mean):
         return None
-    epsilon = uses.graph.scalar(_other(plus, mean.outputs[0]))
+    epsilon = _scalar(uses.graph, _other(plus, mean.outputs[0]))
     return None if epsilon is None else ([square, mean, plus, root], root.outputs[0], epsilon)
 
 
@@ -168,7 +175,7 @@ def _affine(uses: _Uses, value: str, op: str) -> tuple[Node, str] | None:
     if node is None:
         return None
     constant = uses.graph.constants.get(_other(node, value))
-    if constant is None or constant.size != constant.shape[-1] or constant.size == 1:
+    if constant is None or constant.ndim != 1 or constant.size == 1:  # with more dims the result may have more too
         return None
     return node, _other(node, value)
 
@@ -186,13 +193,13 @@ def _layer_norm(uses: _Uses, square: Node) -> bool:
     quotient = uses.only_reader(root, "Div")
     if quotient is None or quotient.inputs[0] != centred.outputs[0]:
         return False
-    if len(uses.readers[centred.outputs[0]]) != 2 or uses.only_reader(mean.outputs[0]) is None:
+    if len(uses.readers_inside(centred.outputs[0])) != 2 or uses.only_reader(mean.outputs[0]) is None:
         return False
     scaled = _affine(uses, quotient.outputs[0], "Mul")
     shifted = scaled and _affine(uses, scaled[0].outputs[0], "Add")
     if scaled is None or shifted is None:
         return False
-    inputs = [centred.inputs[0], _flat(uses.graph, scaled[1]), _flat(uses.graph, shifted[1])]
+    inputs = [centred.inputs[0], scaled[1], shifted[1]]
     new = Node("LayerNormalization", shifted[0].name, inputs, shifted[0].outputs, {"axis": -1, "epsilon": epsilon})
     uses.graph.replace([*gone, mean, centred, quotient, scaled[0], shifted[0]], new)
     return True
@@ -210,14 +217,13 @@ def _rms_norm(uses: _Uses, square: Node) -> bool:
     scaled = _affine(uses, quotient.outputs[0], "Mul")
     if scaled is None:
         return False
-    inputs = [square.inputs[0], _flat(uses.graph, scaled[1])]
-    new = Node("RmsNorm", scaled[0].name, inputs, scaled[0].outputs, {"epsilon": epsilon})
+    new = Node("RmsNorm", scaled[0].name, [square.inputs[0], scaled[1]], scaled[0].outputs, {"epsilon": epsilon})
     uses.graph.replace([*gone, quotient, scaled[0]], new)
     return True
 
 
 def _flat(graph: Graph, value: str) -> str:
-    """A constant vector without its leading dims of 1, under a name of its own."""
+    """A constant as a vector, under a name of its own."""
     constant = graph.constants[value]
     if constant.ndim == 1:
         return value
@@ -245,13 +251,16 @@ def _attention(uses: _Uses, softmax: Node) -> bool:
         gone.append(plus)
     for op in ("Div", "Mul"):
         scaling = uses.made_inside(value, op)
-        factor = scaling and uses.graph.scalar(scaling.inputs[1])
+        factor = scaling and _scalar(uses.graph, scaling.inputs[1])
         if scaling is not None and factor:
             value, scale = scaling.inputs[0], factor if op == "Mul" else 1 / factor
             gone.append(scaling)
             break
     scores = uses.made_inside(value, "MatMul")
-    if scores is None or any(name in uses.graph.constants for name in scores.inputs):
+    constants = uses.graph.constants
+    if scores is None or any(name in constants for name in (*scores.inputs, product.inputs[1])):
+        return False
+    if mask in constants and constants[mask].ndim < 2:  # PyTorch wants a matrix at least
         return False
     gone.append(scores)
     inputs = [*scores.inputs, product.inputs[1], *([mask] if mask else [])]
@@ -275,22 +284,25 @@ def _linear(uses: _Uses, node: Node) -> bool:
             return False
         bias = node.inputs[2] if len(node.inputs) > 2 else ""
         rows = weight.shape[0 if transposed else 1]
-        if bias and (given.get("beta", 1.0) != 1.0 or not _is_vector(graph, bias, rows)):
+        if bias and (given.get("beta", 1.0) != 1.0 or not _is_row(graph, bias, rows)):
             return False
     inputs = [node.inputs[0], node.inputs[1], *([_flat(graph, bias)] if bias else [])]
     graph.replace([node], Node("Linear", node.name, inputs, node.outputs, {"transposed": transposed, "act": ""}))
     return True
 
 
-def _is_vector(graph: Graph, value: str, size: int) -> bool:
+def _is_row(graph: Graph, value: str, size: int) -> bool:
+    """Whether a value is a constant for each column of a matrix."""
     constant = graph.constants.get(value)
-    return constant is not None and constant.size == size and constant.shape[-1:] == (size,)
+    return constant is not None and constant.shape in ((size,), (1, size))
 
 
 def _pointwise(uses: _Uses, node: Node) -> bool:
     """A convolution with a 1x1 kernel, stride 1 and no pads is a product over the channels."""
     weight = uses.graph.constants.get(node.inputs[1]) if node.op == "Conv" else None
     if weight is None or weight.ndim != 4 or weight.shape[2:] != (1, 1):
+        return False
+    if any(bias not in uses.graph.constants for bias in node.inputs[2:]):
         return False
     given = node.attributes
     if given.get("group", 1) != 1 or any(given.get("pads") or ()) or any(s != 1 for s in given.get("strides") or ()):
@@ -307,17 +319,24 @@ def _bias(uses: _Uses, node: Node) -> bool:
     after = uses.only_reader(node.outputs[0], "Add")
     if weight is None or after is None:
         return False
-    last = node.op != "Conv" and not node.attributes.get("channels")
-    rows = weight.shape[1 if last and not node.attributes["transposed"] else 0]
     value = _other(after, node.outputs[0])
     constant = uses.graph.constants.get(value)
-    if constant is None or constant.size != rows or rows == 1:
-        return False
-    if constant.shape[-1 if last else 1 - weight.ndim :][:1] != (rows,):
+    if constant is None or constant.shape not in _shapes_of_bias(node, weight.shape):
         return False
     inputs = [*node.inputs, _flat(uses.graph, value)]
     uses.graph.replace([node, after], Node(node.op, node.name, inputs, after.outputs, node.attributes, node.opset))
     return True
+
+
+def _shapes_of_bias(node: Node, weight: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """The shapes of constants with a value for each output channel that give no dims to a result.
+
+    How many dims the result of a product has is known of convolutions only.
+    """
+    if node.op == "Conv" or node.attributes.get("channels"):
+        channels = (weight[0], *[1] * (len(weight) - 2))
+        return [channels, (1, *channels)]
+    return [(weight[0 if node.attributes["transposed"] else 1],)]
 
 
 def _epilogue(uses: _Uses, node: Node) -> bool:
@@ -333,36 +352,6 @@ def _epilogue(uses: _Uses, node: Node) -> bool:
     return False
 
 
-# -- constants -------------------------------------------------------------------------------------------------------
-
-
-def _skip_identities(graph: Graph) -> None:
-    for node in [node for node in graph.nodes if node.op in ("Identity", "Dropout") and len(node.outputs) == 1]:
-        source, copy = node.inputs[0], node.outputs[0]
-        if copy in graph.outputs:
-            continue
-        graph.nodes[:] = [other for other in graph.nodes if other is not node]
-        graph.rename(copy, source)
-
-
-def fold_constants(graph: Graph) -> None:
-    """Compute now what depends on constants only; quantized weights stay as they are."""
-    import torch
-
-    for node in list(graph.nodes):
-        known = node.op in OPERATORS and node.op not in ("DequantizeLinear", "QuantizeLinear", "ConstantOfShape")
-        inputs = [graph.constants.get(value) for value in node.inputs]
-        if not known or not inputs or any(v is None and name for v, name in zip(inputs, node.inputs, strict=True)):
-            continue
-        if any(value is not None and value.dtype.kind not in "fiub" for value in inputs):
-            continue  # numpy has no arithmetic for types such as bfloat16
-        arguments = [None if value is None else torch.from_numpy(np.array(value)) for value in inputs]
-        found = OPERATORS[node.op](node)(*arguments)
-        for name, value in zip(node.outputs, found if isinstance(found, tuple) else (found,), strict=False):
-            graph.constants[name] = value.numpy()
-        graph.nodes[:] = [other for other in graph.nodes if other is not node]
-
-
 def _fold_batch_norm(graph: Graph) -> None:
     """Scale a convolution's output channels instead of normalising after it; zeros stay zeros."""
     uses = _Uses(graph)
@@ -376,7 +365,7 @@ def _fold_batch_norm(graph: Graph) -> None:
         weight = graph.constants[conv.inputs[1]]
         bias = graph.constants[conv.inputs[2]].astype(np.float64) if len(conv.inputs) > 2 else 0.0
         folded = weight * factor.reshape(-1, *[1] * (weight.ndim - 1)).astype(weight.dtype)
-        kernel, offset = f"{conv.inputs[1]} ({after.name})", f"{after.name} (bias)"
+        kernel, offset = f"{conv.inputs[1]} ({after.outputs[0]})", f"{after.outputs[0]} (bias)"
         graph.constants[kernel] = folded.astype(weight.dtype)
         graph.constants[offset] = ((bias - mean) * factor + shift).astype(weight.dtype)
         new = Node("Conv", conv.name, [conv.inputs[0], kernel, offset], after.outputs, conv.attributes, conv.opset)

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from trtsparse.engines.cusparselt import fused, spatial
+from trtsparse.engines.cusparselt import fused, shaping, spatial
 from trtsparse.engines.cusparselt.graph import PRODUCTS, Graph, Node
-from trtsparse.engines.cusparselt.operators import OPERATORS, Tensor
+from trtsparse.engines.cusparselt.operators import FAILURES, OPERATORS, Tensor, is_known, to_tensor
 from trtsparse.errors import EngineError, ModelError
 
 __all__ = ["Linear", "Program", "check_operators", "to_tensor"]
@@ -19,23 +19,13 @@ __all__ = ["Linear", "Program", "check_operators", "to_tensor"]
 Shapes = tuple[tuple[int, ...], ...]
 Linear = Callable[[Tensor], Tensor]
 """(M, K) to (M, N): a product with a weight, its bias and activation."""
-_REGISTERED = (fused, spatial)  # importing them enters their operators into the table
+_REGISTERED = (fused, shaping, spatial)  # importing them enters their operators into the table
 _HOST_INPUTS = {
     "Reshape": (1,), "Slice": (1, 2, 3, 4), "Expand": (1,), "Unsqueeze": (1,), "Squeeze": (1,), "Split": (1,),
     "Tile": (1,), "Pad": (1, 2, 3), "Resize": (1, 2, 3), "Clip": (1, 2), "ConstantOfShape": (0,),
     "Range": (0, 1, 2), "ReduceSum": (1,), "ReduceMean": (1,), "ReduceMax": (1,), "ReduceMin": (1,), "ReduceL2": (1,),
 }  # fmt: skip
 _HOST_OUTPUTS = {"Shape", "Size"}
-
-
-def to_tensor(array: np.ndarray) -> Tensor:
-    """A copy on the CPU, of the types too that numpy knows by ml_dtypes only."""
-    import torch
-
-    whole = np.array(array, order="C")
-    if array.dtype.name == "bfloat16":
-        return torch.from_numpy(whole.view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(whole)
 
 
 def check_operators(graph: Graph) -> None:
@@ -46,7 +36,7 @@ def check_operators(graph: Graph) -> None:
     """
     missing: dict[str, list[str]] = {}
     for node in graph.nodes:
-        what = _missing(node)
+        what = _missing(node, [graph.constants[name] for name in node.inputs if name in graph.constants])
         if what:
             missing.setdefault(what, []).append(node.name)
     if missing:
@@ -59,8 +49,11 @@ def check_operators(graph: Graph) -> None:
         )
 
 
-def _missing(node: Node) -> str:
+def _missing(node: Node, constants: Sequence[np.ndarray]) -> str:
     """What of a node is not executed here; "" for nothing."""
+    unknown = next((array.dtype.name for array in constants if not is_known(array)), None)
+    if unknown is not None:
+        return f"{node.op} with values of type {unknown}"
     if node.op in PRODUCTS:
         return ""
     if node.op not in OPERATORS:
@@ -128,7 +121,9 @@ class Program:
         for node in graph.nodes:
             computed = [value for value in node.inputs if value and value not in graph.constants]
             host = node.op in _HOST_OUTPUTS or (
-                all(value in on_host for value in computed) and not set(node.outputs) & outputs
+                all(value in on_host for value in computed)
+                and not set(node.outputs) & outputs
+                and node.op not in PRODUCTS  # their weights are on the device
             )
             if host:
                 on_host.update(node.outputs)
@@ -158,13 +153,14 @@ class Program:
             product = make(node, weight.reshape(weight.shape[:2]), bias)
 
             def over_channels(x: Tensor) -> Tensor:
-                n, _, height, width = x.shape
-                y = product(x.permute(0, 2, 3, 1).reshape(-1, x.shape[1]))
-                return y.reshape(n, height, width, -1).permute(0, 3, 1, 2)
+                n, channels, height, width = x.shape
+                y = product(x.permute(0, 2, 3, 1).reshape(-1, channels))
+                return y.reshape(n, height, width, y.shape[-1]).permute(0, 3, 1, 2)
 
             return over_channels
-        product = make(node, weight if node.attributes["transposed"] else weight.T, bias)
-        return lambda x: product(x.reshape(-1, x.shape[-1])).reshape((*x.shape[:-1], -1))
+        weight = weight if node.attributes["transposed"] else weight.T
+        product = make(node, weight, bias)
+        return lambda x: product(x.reshape(-1, x.shape[-1])).reshape((*x.shape[:-1], len(weight)))
 
     def _constant(self, name: str, *, host: bool) -> Tensor:
         found = self._constants.get((name, host))
@@ -236,7 +232,7 @@ class Program:
                 found = work() if watch is None or step.on_host else watch(step.node.name, work)
             except EngineError:
                 raise
-            except (RuntimeError, ValueError, IndexError, TypeError, NotImplementedError) as error:
+            except FAILURES as error:
                 raise EngineError(
                     "a step failed",
                     where=f"{self.graph.name}: node {step.node.name!r} ({step.node.op})",

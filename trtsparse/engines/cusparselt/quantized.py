@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from onnx import TensorProto, helper
 
 from trtsparse.engines.cusparselt.graph import Graph, Node
 
 __all__ = ["quantize_products"]
 
-_INT8, _HALVES = 3, (10, 16)  # of onnx.TensorProto: INT8; FLOAT16, BFLOAT16
-_KINDS = {0: np.dtype(np.uint8), 2: np.dtype(np.uint8), _INT8: np.dtype(np.int8)}
+_HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
+_KINDS = {0: np.dtype(np.uint8), TensorProto.UINT8: np.dtype(np.uint8), TensorProto.INT8: np.dtype(np.int8)}
 """What QuantizeLinear gives without a zero point, by its ``output_dtype``; other types are not folded."""
 
 
@@ -26,8 +27,8 @@ def quantize_products(graph: Graph) -> None:
 
     Such a node has the inputs of a "Linear" node, its activation as it is before it is quantized and its weight as
     int8, and besides its attributes: ``x_scale``, a float; ``w_scale``, float32 of shape (N,); and ``to``, the ONNX
-    type of its result, if that is another one than the activation's. Weights that are left to be dequantized are so
-    here, once and for all. Nodes that nothing reads any more are dropped.
+    type of its result, which is that of the scales and may be another one than the activation's. Weights that are
+    left to be dequantized are so here, once and for all. Nodes that nothing reads any more are dropped.
     """
     _fold(graph, "QuantizeLinear", _quantized)
     _fold(graph, "DequantizeLinear", _dequantized, lambda values: values.dtype != np.int8)  # biases are int32
@@ -51,6 +52,7 @@ class _Weight:
         flipped: The product reads its transpose.
         scale: One number, or one for each index of ``axis``.
         axis: Counted from the first.
+        to: The type that it is dequantized to.
     """
 
     name: str
@@ -58,6 +60,7 @@ class _Weight:
     flipped: bool
     scale: np.ndarray
     axis: int
+    to: np.dtype[Any]
 
     def scale_of(self, axis: int) -> np.ndarray | None:
         """A scale for each index of an axis; None where they differ along another one."""
@@ -82,8 +85,13 @@ def _product(graph: Graph, producers: Mapping[str, Node], node: Node) -> Node | 
     bias = _bias(graph, node, weight.values.shape[0 if transposed else 1])
     if scale is None or bias is None:
         return None
-    source, x_scale = activation
-    attributes: dict[str, Any] = {"transposed": transposed, "act": "", "x_scale": x_scale, "w_scale": scale}
+    source, x_scale, to = activation
+    if to != weight.to:
+        return None
+    attributes: dict[str, Any] = {
+        "transposed": transposed, "act": "", "x_scale": x_scale, "w_scale": scale,
+        "to": helper.np_dtype_to_tensor_dtype(to),
+    }  # fmt: skip
     if node.op == "Conv":
         attributes["channels"] = True
     return Node(
@@ -97,7 +105,7 @@ def _is_transposed(node: Node, weight: _Weight) -> bool | None:
     if node.op == "Conv":
         strides, pads = given.get("strides") or (), given.get("pads") or ()
         plain = given.get("group", 1) == 1 and not any(pads) and all(stride == 1 for stride in strides)
-        return True if plain and len(shape) == 4 and shape[2:] == (1, 1) else None
+        return True if plain and not weight.flipped and len(shape) == 4 and shape[2:] == (1, 1) else None
     if len(shape) != 2 or given.get("transA") or given.get("alpha", 1.0) != 1.0:
         return None
     return bool(given.get("transB")) != weight.flipped
@@ -109,7 +117,7 @@ def _bias(graph: Graph, node: Node, size: int) -> list[str] | None:
     if not name:
         return []
     constant = graph.constants.get(name)
-    if constant is None or constant.size != size or constant.shape[-1:] != (size,):
+    if constant is None or constant.shape not in ((size,), (1, size)):
         return None
     if node.attributes.get("beta", 1.0) != 1.0:
         return None
@@ -120,8 +128,8 @@ def _bias(graph: Graph, node: Node, size: int) -> list[str] | None:
     return [flat]
 
 
-def _activation(graph: Graph, producers: Mapping[str, Node], value: str) -> tuple[str, float] | None:
-    """The value before a Q/DQ pair, and the scale."""
+def _activation(graph: Graph, producers: Mapping[str, Node], value: str) -> tuple[str, float, np.dtype[Any]] | None:
+    """The value before a Q/DQ pair, the scale, and the type of the value after it, which both scales have."""
     after = producers.get(value)
     if after is None or after.op != "DequantizeLinear":
         return None
@@ -131,9 +139,18 @@ def _activation(graph: Graph, producers: Mapping[str, Node], value: str) -> tupl
     scale = graph.scalar(before.inputs[1])
     if scale is None or scale != graph.scalar(after.inputs[1]):
         return None
-    zero = _zero(before)
-    is_int8 = bool(zero) or before.attributes.get("output_dtype") == _INT8  # else it is uint8
-    return (before.inputs[0], scale) if is_int8 and _is_symmetric(graph, before, after) else None
+    scales = [graph.constants[node.inputs[1]] for node in (before, after)]
+    to = _dequantized_type(after, scales[1])
+    if any(scale.dtype != to for scale in scales):
+        return None
+    is_int8 = bool(_zero(before)) or before.attributes.get("output_dtype") == TensorProto.INT8  # else it is uint8
+    return (before.inputs[0], scale, to) if is_int8 and _is_symmetric(graph, before, after) else None
+
+
+def _dequantized_type(node: Node, scale: np.ndarray) -> np.dtype[Any]:
+    """What DequantizeLinear gives: its scale's type, unless it names another one."""
+    named = node.attributes.get("output_dtype", 0)
+    return helper.tensor_dtype_to_np_dtype(named) if named else scale.dtype
 
 
 def _weight(graph: Graph, producers: Mapping[str, Node], value: str) -> _Weight | None:
@@ -149,7 +166,8 @@ def _weight(graph: Graph, producers: Mapping[str, Node], value: str) -> _Weight 
     values, scale = graph.constants.get(node.inputs[0]), graph.constants.get(node.inputs[1])
     if values is None or scale is None or values.dtype != np.int8 or values.ndim < 2:
         return None
-    return _Weight(node.inputs[0], values, flipped, scale, node.attributes.get("axis", 1) % values.ndim)
+    axis = node.attributes.get("axis", 1) % values.ndim
+    return _Weight(node.inputs[0], values, flipped, scale, axis, _dequantized_type(node, scale))
 
 
 def _zero(node: Node) -> str:
@@ -164,11 +182,11 @@ def _is_symmetric(graph: Graph, *nodes: Node) -> bool:
 
 
 def _take_casts(graph: Graph) -> None:
-    """Have products give 16-bit values themselves where that is what their results are cast to."""
+    """Have products give 16-bit values themselves where that is what their float32 results are cast to."""
     readers = graph.readers()
-    for node in [
-        node for node in graph.nodes if node.op == "QuantizedLinear" and node.outputs[0] not in graph.outputs
-    ]:
+    for node in [node for node in graph.nodes if node.op == "QuantizedLinear"]:
+        if node.outputs[0] in graph.outputs or node.attributes["to"] != TensorProto.FLOAT:
+            continue
         after = readers.get(node.outputs[0], [])
         if len(after) == 1 and after[0].op == "Cast" and after[0].attributes["to"] in _HALVES:
             attributes = {**node.attributes, "to": after[0].attributes["to"]}
@@ -212,11 +230,11 @@ def _quantized(node: Node, values: np.ndarray, scale: np.ndarray, zero: np.ndarr
 
 
 def _dequantized(node: Node, values: np.ndarray, scale: np.ndarray, zero: np.ndarray | None) -> np.ndarray | None:
-    """What DequantizeLinear makes of a constant, in the scale's type."""
+    """What DequantizeLinear makes of a constant."""
     floats = values.astype(np.float32)
     if zero is not None:
         floats = floats - _along(node, zero, values)
-    return np.asarray((floats * _along(node, scale, values)).astype(scale.dtype))
+    return np.asarray((floats * _along(node, scale, values)).astype(_dequantized_type(node, scale)))
 
 
 def _along(node: Node, parameter: np.ndarray, values: np.ndarray) -> np.ndarray:
