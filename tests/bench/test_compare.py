@@ -1,6 +1,7 @@
 """Dense against sparse: measured in turn, and a verdict that noise does not make."""
 
 import itertools
+import sys
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ import models
 from trtsparse.bench import compare as module
 from trtsparse.bench.compare import Comparison, Side, compare, compare_engines
 from trtsparse.bench.options import BenchOptions
+from trtsparse.builder.config import BuildConfig
 from trtsparse.engines.onnxruntime import OnnxRuntimeEngine
-from trtsparse.errors import ConfigError
+from trtsparse.errors import ConfigError, MissingDependencyError
 from trtsparse.sparsity.prune import prune
 
 QUICK = BenchOptions(iterations=5, duration_s=0.0, warm_up_ms=1.0)
@@ -114,7 +116,6 @@ def test_wrong_questions_are_refused():
 def test_a_plan_of_each_is_built_with_the_same_settings(monkeypatch):
     """With TensorRT: everything but the sparsity flag is equal, and the profile comes from the inputs."""
     import trtsparse.builder.build as builder
-    from trtsparse.builder.config import BuildConfig
     from trtsparse.errors import BuildError
 
     asked = []
@@ -129,3 +130,30 @@ def test_a_plan_of_each_is_built_with_the_same_settings(monkeypatch):
     (config, samples), *_ = itertools.chain(asked)
     assert (config.precision, config.sparsity) == ("bf16", "disable")
     assert samples[0]["input"].shape == (3, 8)
+
+
+def test_the_cusparselt_engine_is_asked_for_what_it_has_before_anything_is_read():
+    with pytest.raises(ConfigError) as caught:
+        compare("none.onnx", engine="cusparselt", config=BuildConfig(precision="int8"))
+    assert str(caught.value) == (
+        "the cusparselt engine does not compare in this precision\n"
+        "  where: precision\n"
+        "  got: 'int8'\n"
+        "  expected: 'fp16' or 'bf16'\n"
+        "  to fix: take one of these; a model with Q/DQ nodes is computed in INT8 in either"
+    )
+    with pytest.raises(ConfigError) as caught:
+        compare("none.onnx", engine="cusparselt", config=BuildConfig(precision="tf32"))
+    assert caught.value.fix == "take one of these"
+
+
+def test_what_the_cusparselt_engine_lacks_is_said_as_sessions_say_it(monkeypatch):
+    monkeypatch.setattr("trtsparse.engines.count_gpus", lambda: 1)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(MissingDependencyError) as caught:
+        compare(models.get("mlp", widths=(8, 16, 4)), engine="cusparselt", shapes={"input": (1, 8)})
+    assert str(caught.value) == (
+        "the cusparselt engine needs PyTorch and Python's packages for CUDA\n"
+        "  where: PyTorch is not installed\n"
+        "  to fix: pip install 'trtsparse[cuda,torch]'"
+    )

@@ -2,8 +2,11 @@
 
 import json
 
+import pytest
+
 import models
 from trtsparse.cli.main import main
+from trtsparse.cuda.driver import count_gpus
 
 
 def test_a_sparse_model_that_is_not_faster_is_exit_code_1(capsys):
@@ -31,3 +34,46 @@ def test_wrong_input_is_exit_code_2(capsys, tmp_path):
     path = str(models.get("mlp", widths=(64, 128, 16)))
     assert main(["compare", path, "--precision", "fp15"]) == 2
     assert "fp15" in capsys.readouterr().err
+
+
+def test_a_precision_that_the_engine_does_not_take_is_exit_code_2_at_once(capsys):
+    for precision in ("int8", "best", "tf32", "fp32"):
+        assert main(["compare", "none.onnx", "--engine", "cusparselt", "--precision", precision]) == 2
+        told = capsys.readouterr().err
+        assert told.startswith("error: the cusparselt engine does not compare in this precision\n")
+        assert f"  got: '{precision}'\n  expected: 'fp16' or 'bf16'\n" in told
+
+
+def test_a_precision_that_changes_nothing_is_said(capsys):
+    path = str(models.get("mlp", widths=(64, 128, 16)))
+    main(["compare", path, "--engine", "onnxruntime", "--precision", "bf16", "--rounds", "3", "--duration", "0.01"])
+    assert capsys.readouterr().err == (
+        "note: --precision changes nothing: ONNX Runtime runs the models as they are stored\n"
+        "note: random numbers were fed to input\n"
+    )
+    assert main(["compare", path, "--engine", "onnxruntime", "--precision", "fp15"]) == 2
+
+
+def test_the_help_says_which_precisions_each_engine_takes(capsys):
+    with pytest.raises(SystemExit):
+        main(["compare", "--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert (
+        "of both (default: fp16): with tensorrt as in `trtsparse build`; with cusparselt fp16, or bf16 as run, "
+        "bench and trtexec have by default; onnxruntime runs the models as they are stored" in told
+    )
+
+
+@pytest.mark.parametrize("command", [["compare"], ["bench"], ["compare", "--precision", "bf16"]])
+def test_every_command_says_the_same_where_there_is_no_gpu_for_the_engine(command, capsys):
+    if count_gpus():
+        pytest.skip("there is a GPU")
+    path = str(models.get("mlp", widths=(64, 128, 16)))
+    assert main([*command, path, "--engine", "cusparselt"]) == 3
+    assert capsys.readouterr().err == (
+        "error: there is no GPU to run the engine on\n"
+        "  where: engine='cusparselt'\n"
+        "  got: no GPU that CUDA can use\n"
+        "  expected: an NVIDIA GPU of compute capability 8.0 (Ampere) or newer\n"
+        "  to fix: run it on a machine with an NVIDIA GPU, or the ONNX model with engine='onnxruntime'\n"
+    )

@@ -1,9 +1,13 @@
 """`trtsparse doctor`: tells what is there and what to type for the rest, and never fails."""
 
+import importlib.metadata
 import json
 import subprocess
+import sys
+from types import SimpleNamespace
 
 import onnx
+import pytest
 
 from trtsparse.builder import adapter
 from trtsparse.cli import doctor
@@ -15,8 +19,8 @@ def test_it_lists_packages_with_versions_or_what_to_type(capsys, monkeypatch):
     monkeypatch.setitem(doctor._PACKAGES, "no-such-package", "cuda")
     assert main(["doctor"]) == 0
     out = capsys.readouterr().out
-    assert f"onnx                 {onnx.__version__}" in out
-    assert "no-such-package      missing: pip install 'trtsparse[cuda]'" in out
+    assert f"onnx                   {onnx.__version__}" in out
+    assert "no-such-package        missing: pip install 'trtsparse[cuda]'" in out
 
 
 def test_json_holds_the_same_facts(capsys):
@@ -58,3 +62,92 @@ def test_a_broken_driver_is_no_gpu(monkeypatch):
     monkeypatch.setattr(doctor.shutil, "which", lambda _name: "/usr/bin/nvidia-smi")
     monkeypatch.setattr(doctor.subprocess, "run", fails)
     assert doctor.diagnose()["gpus"] == []
+
+
+AMPERE = "NVIDIA A100-SXM4-40GB, 8.0, 580.159.04, 40960 MiB"
+TURING = "Tesla T4, 7.5, 580.159.04, 15360 MiB"
+EVERYTHING = ("torch", "onnxscript", "cuda-python", "nvmath-python", "tritonclient")
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """What `diagnose` says of the parts of a machine with such GPUs, packages and PyTorch."""
+
+    def parts(*gpus, installed=(), torch=None):
+        def version(name):
+            if name in installed:
+                return "2.0"
+            raise importlib.metadata.PackageNotFoundError(name)
+
+        monkeypatch.setattr(doctor, "_gpus", lambda: [_gpu(line) for line in gpus])
+        monkeypatch.setattr(doctor.importlib.metadata, "version", version)
+        monkeypatch.setitem(sys.modules, "torch", torch)
+        return doctor.diagnose()["parts"]
+
+    return parts
+
+
+def _gpu(line):
+    names = ("name", "compute_capability", "driver", "memory")
+    return dict(zip(names, line.split(", "), strict=True))
+
+
+def _torch(cuda):
+    return SimpleNamespace(__version__="2.11.0", version=SimpleNamespace(cuda=cuda))
+
+
+def test_every_package_of_the_extras_for_gpus_and_pytorch_is_listed():
+    listed = {name: extra for name, extra in doctor._PACKAGES.items() if extra in ("cuda", "torch")}
+    assert listed == {
+        **dict.fromkeys(
+            ("cuda-python", "cuda-core", "nvmath-python", "nvidia-cublas", "nvidia-cusparselt-cu13", "nvidia-ml-py"),
+            "cuda",
+        ),
+        **dict.fromkeys(("torch", "onnxscript"), "torch"),
+    }
+
+
+def test_on_a_bare_machine_each_part_says_what_to_get(machine):
+    parts = machine()
+    gpu = "an NVIDIA GPU since Ampere (compute capability 8.0)"
+    assert parts["run (cusparselt)"] == f"no: {gpu}, then pip install 'trtsparse[cuda,torch]'"
+    assert parts["tune, explain"] == (
+        f"explain with times of other GPUs; to measure here: {gpu}, then pip install 'trtsparse[cuda]'"
+    )
+    assert parts["trtsparse.torch"] == "no: pip install 'trtsparse[torch]'"
+    assert parts["export-triton"] == "no: pip install 'trtsparse[triton]'"
+
+
+def test_only_what_is_missing_is_to_be_installed(machine):
+    parts = machine(AMPERE, installed=("torch", "cuda-python"))
+    assert parts["run (cusparselt)"] == parts["tune, explain"].replace(
+        "explain with times of other GPUs; to measure here", "no"
+    )
+    assert parts["run (cusparselt)"] == "no: pip install 'trtsparse[cuda]'"
+    assert parts["trtsparse.torch"] == "no: pip install 'trtsparse[torch]'"
+
+
+@pytest.mark.parametrize("line", [TURING, "An old GPU, [N/A], 390.1, 1 MiB"])
+def test_an_older_gpu_has_no_sparse_tensor_cores(machine, line):
+    parts = machine(line, installed=EVERYTHING, torch=_torch("13.0"))
+    assert parts["run (cusparselt)"] == "no: an NVIDIA GPU since Ampere (compute capability 8.0)"
+
+
+def test_with_everything_each_part_says_yes(machine):
+    parts = machine(TURING, AMPERE, installed=EVERYTHING, torch=_torch("13.0"))
+    assert parts["run (cusparselt)"] == "yes, on NVIDIA A100-SXM4-40GB, with PyTorch 2.11.0 for CUDA 13.0"
+    assert parts["tune, explain"] == "yes, measured on NVIDIA A100-SXM4-40GB"
+    assert parts["trtsparse.torch"] == "yes, torch 2.0"
+    assert parts["export-triton"] == "yes, tritonclient 2.0"
+
+
+@pytest.mark.parametrize(
+    ("torch", "why"),
+    [
+        (_torch(None), "PyTorch 2.11.0 cannot use GPUs"),
+        (None, "PyTorch cannot be imported (import of torch halted; None in sys.modules)"),
+    ],
+)
+def test_a_pytorch_that_cannot_use_gpus_is_not_enough(machine, torch, why):
+    said = machine(AMPERE, installed=EVERYTHING, torch=torch)["run (cusparselt)"]
+    assert said == f"no: {why}: a PyTorch that is built for CUDA, see https://pytorch.org/get-started/locally"

@@ -1,4 +1,5 @@
 import asyncio
+import sys
 import threading
 
 import numpy as np
@@ -10,7 +11,15 @@ from models import packaged
 from tests.doubles.bindings import installed_bindings, make_runtime
 from tests.doubles.cuda import MemoryCuda
 from trtsparse.engines.base import TensorSpec
-from trtsparse.errors import ConfigError, DeviceError, DtypeError, EngineError, FeedError, ShapeError
+from trtsparse.errors import (
+    ConfigError,
+    DeviceError,
+    DtypeError,
+    EngineError,
+    FeedError,
+    MissingDependencyError,
+    ShapeError,
+)
 from trtsparse.runtime.options import SessionOptions
 from trtsparse.runtime.session import Session
 
@@ -304,6 +313,43 @@ def test_a_plan_on_a_machine_without_a_gpu_says_so(monkeypatch):
             "  expected: TensorRT-RTX 1.7.1.116 and a GPU that the plan was built for\n"
             "  to fix: run the ONNX model that the plan was built from on the CPU"
         )
+
+
+def test_the_cusparselt_engine_says_that_there_is_no_gpu_before_it_asks_for_packages(monkeypatch):
+    monkeypatch.setattr("trtsparse.engines.count_gpus", lambda: 0)
+    for modules in ({"runtime": None, "pycuda": None}, {"runtime": make_runtime(MemoryCuda(), gpus=0)}):
+        with installed_bindings(**modules), pytest.raises(DeviceError) as caught:
+            Session(MODEL, engine="cusparselt")
+        assert str(caught.value) == (
+            "there is no GPU to run the engine on\n"
+            "  where: engine='cusparselt'\n"
+            "  got: no GPU that CUDA can use\n"
+            "  expected: an NVIDIA GPU of compute capability 8.0 (Ampere) or newer\n"
+            "  to fix: run it on a machine with an NVIDIA GPU, or the ONNX model with engine='onnxruntime'"
+        )
+
+
+def test_the_cusparselt_engine_asks_for_all_its_packages_in_one_line(monkeypatch):
+    monkeypatch.setattr("trtsparse.engines.count_gpus", lambda: 1)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    for modules, first in (
+        ({"runtime": None, "pycuda": None}, "cuda-python is not installed"),
+        ({"runtime": make_runtime(MemoryCuda())}, "PyTorch is not installed"),
+    ):
+        with installed_bindings(**modules), pytest.raises(MissingDependencyError) as caught:
+            Session(MODEL, engine="cusparselt")
+        assert str(caught.value) == (
+            "the cusparselt engine needs PyTorch and Python's packages for CUDA\n"
+            f"  where: {first}\n"
+            "  to fix: pip install 'trtsparse[cuda,torch]'"
+        )
+
+
+def test_a_binding_that_was_named_is_asked_for_by_its_name(monkeypatch):
+    monkeypatch.setattr("trtsparse.engines.count_gpus", lambda: 1)
+    with installed_bindings(runtime=None, pycuda=None), pytest.raises(MissingDependencyError) as caught:
+        Session(MODEL, engine="cusparselt", cuda="pycuda")
+    assert caught.value.fix == "pip install 'trtsparse[pycuda]'"
 
 
 def test_sessions_share_an_engine_and_the_last_one_closes_it():

@@ -1,5 +1,7 @@
 """What becomes of every flag with --engine=cusparselt."""
 
+import re
+
 import pytest
 
 from tests.trtexec.on_memory import HERE, Machine, texts
@@ -61,12 +63,42 @@ def test_each_flag_has_one_fate(like, flag):
     assert flag.treatment(like).status == fate
 
 
-@pytest.mark.parametrize(("like", "flag"), rows(lambda name: name in ALSO_REFUSED))
+@pytest.mark.parametrize(
+    ("like", "flag"), rows(lambda name: name in CUSPARSELT and CUSPARSELT[name].status == "refused")
+)
 def test_a_refused_flag_says_why_and_what_to_do(like, flag):
     with pytest.raises(ConfigError) as caught:
         parse(command(flag, like))
     assert f"{flag.name} is refused: {CUSPARSELT[flag.name].text}" in caught.value.what.splitlines()
     assert CUSPARSELT[flag.name].fix in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("like", "flag"), [row for row in rows() if row.values[1].treatment(row.values[0]).status == "refused"]
+)
+def test_no_fix_names_a_flag_that_is_refused_too_or_makes_a_plan(like, flag):
+    fix = flag.treatment(like).fix
+    named = re.findall(r"(?<![\w-])--[A-Za-z]\w*", fix)
+    assert set(named) <= set(BY_NAME)
+    assert [name for name in named if for_cusparselt(BY_NAME[name]).treatment(like).status == "refused"] == []
+    assert "trtsparse build" not in fix
+
+
+@pytest.mark.parametrize(
+    ("flag", "fix"),
+    [
+        ("--layerOutputTypes=a:fp16", "leave it out"),
+        ("--tuneBuildRoutes=x", "leave it out"),
+        ("--safetyPlugins=a.so", "leave it out"),
+        ("--timeRefit", "save it again, from the new model"),
+        ("--calib=c.bin", "give a model with Q/DQ nodes, such as trtsparse.precision.int8.to_int8 makes"),
+        ("--cpuOnly", "--engine=onnxruntime executes on the CPU"),
+    ],
+)
+def test_a_fix_is_one_for_this_engine(flag, fix):
+    with pytest.raises(ConfigError) as caught:
+        parse([HERE, "--onnx=m.onnx", flag])
+    assert caught.value.fix == fix
 
 
 @pytest.mark.parametrize(("like", "flag"), rows(lambda name: name in ALSO_NOOPS))
@@ -179,3 +211,20 @@ def test_help_beside_the_engine_tells_what_becomes_of_flags_with_it():
     assert "Workspace in MiB. (not in trtexec 11, no-op)" in log(trtexec(["--help", HERE, "--like=11"]))
     assert "--refit" not in said[0].replace("--refitFromOnnx", "")
     assert "--noCudaGraph" in said[1]
+
+
+def test_help_beside_the_engine_tells_its_defaults():
+    help_text = log(trtexec(["--help", HERE]))
+    assert (
+        "With --engine=cusparselt FP32 values are computed in BF16, and sparse kernels are enabled; trtexec's own\n"
+        "defaults are TF32, and --sparsity=disable.\n" in help_text
+    )
+    unwrapped = " ".join(help_text.split())
+    assert "FP32 values are computed in BF16: this engine's default." in unwrapped
+    assert "Sparse kernels: enable is this engine's default; force prunes by magnitude first." in unwrapped
+    assert "INT8 where the model has Q/DQ nodes; a model without any is rejected." in unwrapped
+    assert "random numbers unless" not in unwrapped
+    assert "=== Tuning Options ===" not in help_text  # each of them is refused
+    options = parse([HERE, "--onnx=m.onnx"]).build
+    assert (options.precision, options.sparsity) == ("tf32", "enable")  # "tf32": nothing was asked for
+    assert "With --engine=cusparselt" not in log(trtexec("--help"))

@@ -17,7 +17,7 @@ from tests.trtexec.on_memory import HERE, Machine, texts, warnings_of
 from tests.trtexec.running import QUICK, failed, log
 from trtsparse import Session
 from trtsparse.cli.main import main
-from trtsparse.errors import ConfigError, DeviceError, MissingDependencyError, ShapeError
+from trtsparse.errors import ConfigError, DeviceError, MissingDependencyError, ModelError, ShapeError
 from trtsparse.sparsity.validate import validate
 from trtsparse.trtexec import cusparselt
 from trtsparse.trtexec.layers import layer_names
@@ -374,8 +374,9 @@ def test_the_tuner_is_the_packages_own_with_its_file(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("without_gpu")
-def test_without_a_gpu_exit_code_3_comes_before_the_model_is_read(tmp_path, capsys):
-    assert main(["trtexec", f"--onnx={tmp_path}/none.onnx", HERE]) == 3
+def test_without_a_gpu_it_is_exit_code_3_at_once(model, capsys, monkeypatch):
+    monkeypatch.setattr(cusparselt, "CusparseltEngine", lambda *_args, **_options: pytest.fail("an engine was made"))
+    assert main(["trtexec", f"--onnx={model}", HERE]) == 3
     captured = capsys.readouterr()
     said = [line[26:] for line in captured.err.splitlines() if line[21:].startswith(" [E] ")]
     assert said == [
@@ -385,6 +386,81 @@ def test_without_a_gpu_exit_code_3_comes_before_the_model_is_read(tmp_path, caps
         "  to fix: --onnx=<file> --engine=onnxruntime runs the model on the CPU",
     ]
     assert captured.out.splitlines()[-1].startswith("&&&& FAILED TensorRT.trtexec ")
+
+
+@pytest.mark.parametrize(
+    ("flags", "text"),
+    [
+        (
+            "--shapes=input:2x64",
+            (
+                'Cannot find input tensor with name "input" in the engine bindings!\n  where: --shapes\n'
+                "  expected: 'x'\n  to fix: Please make sure the input tensor names are correct."
+            ),
+        ),
+        (
+            "--shapes=x:2x65",
+            "an array has the wrong shape\n  where: input 'x', dim 1\n  got: (2, 65)\n  expected: (2, 64)",
+        ),
+        (
+            "--optShapes=x:2x64x1",
+            "an array has the wrong number of dims\n  where: input 'x'\n  got: (2, 64, 1)\n  expected: (2, 64)",
+        ),
+        (
+            "--loadInputs=x:nofile.bin",
+            "the input file cannot be read\n  where: --loadInputs=x:nofile.bin\n  got: No such file or directory",
+        ),
+        (
+            "--int8",
+            (
+                "--int8 is refused: this engine takes INT8 from the model's Q/DQ nodes, and it has none\n"
+                "  where: {model}\n"
+                "  to fix: quantize the model first, such as with trtsparse.precision.int8.to_int8; or leave --int8 "
+                "out"
+            ),
+        ),
+        (
+            "--timeDeserialize",
+            (
+                "only saved engines are deserialized\n  where: --timeDeserialize\n"
+                "  to fix: --saveEngine=<file>, then --loadEngine=<file> --timeDeserialize"
+            ),
+        ),
+    ],
+)
+@pytest.mark.usefixtures("without_gpu")
+def test_what_is_wrong_with_the_inputs_is_said_before_the_gpu_is_looked_for(model, flags, text):
+    result = trtexec(f"--onnx={model} {HERE} {flags}")
+    assert result.exit_code == 1
+    assert str(result.error) == text.format(model=model)
+    assert "Device Information" not in log(result)
+
+
+@pytest.mark.usefixtures("without_gpu")
+def test_dims_of_the_same_name_are_compared_before_the_gpu_is_looked_for(tmp_path):
+    text = """<ir_version: 8, opset_import: ["": 17]> g (float[n, 4] a, float[n, 4] b) => (float[n, 4] y) {
+        y = Add(a, b)
+    }"""
+    path = tmp_path / "two.onnx"
+    onnx.save(parser.parse_model(text), path)
+    result = trtexec(f"--onnx={path} {HERE} --shapes=a:2x4,b:3x4")
+    assert result.exit_code == 1
+    assert str(result.error) == (
+        "two dims of the same name have different sizes\n  where: input 'b', dim 0 ('n')\n  got: 3\n"
+        "  expected: 2, as in input 'a', dim 0"
+    )
+
+
+@pytest.mark.parametrize("content", [None, b"no model"])
+@pytest.mark.usefixtures("without_gpu")
+def test_a_model_that_is_missing_or_damaged_is_said_before_the_gpu_is_looked_for(tmp_path, content):
+    path = tmp_path / "m.onnx"
+    if content is not None:
+        path.write_bytes(content)
+    result = trtexec(f"--onnx={path} {HERE}")
+    assert result.exit_code == 1
+    assert isinstance(result.error, ModelError)
+    assert str(path) in str(result.error)
 
 
 @pytest.mark.parametrize("sparsity", ["enable", "force"])

@@ -9,7 +9,7 @@ import pytest
 from tests.trtexec.on_memory import HERE, Machine, texts, warnings_of
 from tests.trtexec.running import QUICK, failed, log
 from trtsparse.engines.cusparselt.saved import is_saved, read_saved
-from trtsparse.errors import ConfigError, ModelError, OutputError, PlanError
+from trtsparse.errors import ConfigError, DeviceError, ModelError, OutputError, PlanError
 from trtsparse.trtexec.layers import layer_names
 from trtsparse.trtexec.run import trtexec
 from trtsparse.tune.cache import CacheWarning
@@ -161,6 +161,19 @@ def test_a_saved_engine_that_is_missing_or_damaged_is_said(gpu, saved, tmp_path)
             bad.writestr(name, good.read(name)[:-1] + b"?" if name == "model.onnx" else good.read(name))
     error = failed(gpu.run(f"--loadEngine={broken}"), PlanError)
     assert error.what == "a saved engine was changed after it was written"
+
+
+@pytest.mark.usefixtures("without_gpu")
+def test_a_truncated_saved_engine_is_said_before_the_gpu_is_looked_for(saved, tmp_path):
+    short = tmp_path / "short.trtsparse"
+    short.write_bytes(saved.read_bytes()[:-40])
+    result = trtexec(f"--loadEngine={short}")
+    assert result.exit_code == 1
+    assert str(result.error) == (
+        f"a saved engine is damaged\n  where: {short}\n  got: BadZipFile: File is not a zip file\n"
+        "  to fix: save it again"
+    )
+    assert isinstance(trtexec(f"--loadEngine={saved}").error, DeviceError)
 
 
 def test_an_engine_that_cannot_be_saved_is_refused_before_anything_is_made(gpu, model, tmp_path):

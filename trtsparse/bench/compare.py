@@ -16,9 +16,10 @@ from trtsparse.bench.measure import measure
 from trtsparse.bench.options import BenchOptions
 from trtsparse.bench.records import Measurement
 from trtsparse.builder.config import BuildConfig
+from trtsparse.engines import cusparselt_lacks
 from trtsparse.engines.base import Engine
 from trtsparse.engines.device import DeviceEngine
-from trtsparse.errors import ConfigError
+from trtsparse.errors import ConfigError, DeviceError, MissingDependencyError
 from trtsparse.files.model import OnnxModel
 from trtsparse.precision.compare import compare_runs
 from trtsparse.precision.feeds import random_feeds
@@ -33,6 +34,7 @@ SCHEMA = "trtsparse.compare/1"
 ENGINES = ("tensorrt", "cusparselt", "onnxruntime")
 Model = str | os.PathLike[str] | bytes | Any
 Progress = Callable[[int, int], None]
+_HALVES = ("fp16", "bf16")
 _CLEAR = 0.75  # share of the rounds that the sparse engine must win
 
 
@@ -138,32 +140,47 @@ def compare(
     Args:
         model: The dense model: a path, bytes, a ModelProto or an OnnxModel.
         sparse: The sparse one, retrained perhaps; by default ``model`` pruned by magnitude.
-        config: How both are built with TensorRT, but for ``sparsity``; by default FP16.
+        config: How both are built with TensorRT, but for ``sparsity``; by default FP16. "cusparselt" takes its
+            ``precision`` alone, "fp16" or "bf16"; "onnxruntime" executes models as they are stored.
         feeds: A numpy array for each input; by default random.
         shapes: Of random inputs.
-        engine: "tensorrt"; "cusparselt", which takes FP16 and BF16; or "onnxruntime" for the CPU, which has no sparse
-            kernels.
+        engine: "tensorrt"; "cusparselt"; or "onnxruntime" for the CPU, which has no sparse kernels.
         rounds: How often each is measured.
         options: How each round is measured; by default half a second.
         progress: Called with the rounds done and in all.
 
     Raises:
-        ConfigError: An engine that is not known, or too few rounds.
+        ConfigError: An engine that is not known, a precision that it does not take, or too few rounds.
         TrtSparseError: As `trtsparse.build`, `trtsparse.prune` and `trtsparse.bench.measure.measure`.
     """
     if engine not in ENGINES:
         raise ConfigError("no such engine", where="engine", got=repr(engine), expected=", ".join(map(repr, ENGINES)))
+    settings = config or BuildConfig(precision="fp16")
+    if engine == "cusparselt":
+        _check_precision(settings.precision)
     dense_model = OnnxModel.open(model)
     sparse_model = prune(dense_model).model if sparse is None else OnnxModel.open(sparse)
     given = dict(feeds or {})
     made = random_feeds(dense_model, shapes={**{n: a.shape for n, a in given.items()}, **(shapes or {})})[0]
     arrays = {**made, **given}
     with ExitStack() as stack:
-        settings = config or BuildConfig(precision="fp16")
         first = _load(stack, dense_model, engine, replace(settings, sparsity="disable"), arrays)
         second = _load(stack, sparse_model, engine, replace(settings, sparsity="enable"), arrays)
         found = compare_engines(first, second, arrays, rounds=rounds, options=options, progress=progress)
     return replace(found, random=tuple(name for name in made if name not in given))
+
+
+def _check_precision(precision: str) -> None:
+    if precision in _HALVES:
+        return
+    quantized = "; a model with Q/DQ nodes is computed in INT8 in either" if precision in ("int8", "best") else ""
+    raise ConfigError(
+        "the cusparselt engine does not compare in this precision",
+        where="precision",
+        got=repr(precision),
+        expected=" or ".join(map(repr, _HALVES)),
+        fix=f"take one of these{quantized}",
+    )
 
 
 def _load(
@@ -179,7 +196,10 @@ def _load(
     elif engine == "cusparselt":
         from trtsparse.engines.cusparselt.engine import CusparseltEngine
 
-        source = CusparseltEngine(model, precision=config.precision)
+        try:
+            source = CusparseltEngine(model, precision=config.precision)
+        except (DeviceError, MissingDependencyError) as error:
+            raise cusparselt_lacks(error) from error
     return stack.enter_context(Session(source, engine=engine if source is model else "auto")).engine
 
 

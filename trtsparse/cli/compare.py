@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from trtsparse.cli import options as shared
 
@@ -12,12 +12,18 @@ if TYPE_CHECKING:
 
 __all__ = ["configure", "run"]
 
+_PRECISION: Final = "fp16"
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("model", metavar="MODEL", help="the dense ONNX model")
     parser.add_argument("--sparse", metavar="MODEL", help="the sparse one (default: MODEL, pruned by magnitude)")
-    parser.add_argument("--precision", default="fp16", help="of both, as in `trtsparse build` (default: fp16)")
+    parser.add_argument(
+        "--precision",
+        help=f"of both (default: {_PRECISION}): with tensorrt as in `trtsparse build`; with cusparselt fp16, or bf16 "
+        "as run, bench and trtexec have by default; onnxruntime runs the models as they are stored",
+    )
     parser.add_argument("--shapes", metavar="NAME:1x3x224x224,...", help="shapes of the inputs, which are random")
     parser.add_argument(
         "--engine", default="tensorrt", choices=("tensorrt", "cusparselt", "onnxruntime"), help="default: tensorrt"
@@ -41,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
         found = compare(
             options.model,
             sparse=options.sparse,
-            config=BuildConfig(precision=options.precision),
+            config=BuildConfig(precision=options.precision or _PRECISION),
             shapes=shared.parse_shapes(options.shapes),
             engine=options.engine,
             rounds=options.rounds,
@@ -52,6 +58,8 @@ def run(options: argparse.Namespace) -> int:
         shared.print_json({**found.to_dict(), "model": options.model})
     else:
         _print(found)
+    if options.precision and options.engine == "onnxruntime":
+        shared.say("note: --precision changes nothing: ONNX Runtime runs the models as they are stored")
     if found.random:
         shared.say(f"note: random numbers were fed to {', '.join(found.random)}")
     return 0 if found.ships_sparse else 1

@@ -7,6 +7,7 @@ import importlib.metadata
 import platform
 import shutil
 import subprocess
+from collections.abc import Sequence
 from typing import Any
 
 from trtsparse._version import __version__
@@ -24,12 +25,22 @@ _PACKAGES = {
     "tensorrt-rtx-cu13": "rtx",
     "cuda-python": "cuda",
     "cuda-core": "cuda",
+    "nvmath-python": "cuda",
+    "nvidia-cublas": "cuda",
+    "nvidia-cusparselt-cu13": "cuda",
+    "nvidia-ml-py": "cuda",
     "pycuda": "pycuda",
     "torch": "torch",
+    "onnxscript": "torch",
     "tritonclient": "triton",
     "magika": "models",
     "rapidocr": "models",
 }
+_WIDTH = max(map(len, _PACKAGES))
+_OLDEST = 8.0  # compute capability of the first GPUs with Sparse Tensor Cores
+_SPARSE_GPU = "an NVIDIA GPU since Ampere (compute capability 8.0)"
+_TUNER = ("cuda-python", "nvmath-python")
+_TORCH_WITH_CUDA = "a PyTorch that is built for CUDA, see https://pytorch.org/get-started/locally"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -45,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
         return 0
     print(f"trtsparse {facts['trtsparse']}, Python {facts['python']}, {facts['platform']}")
     for name, package in facts["packages"].items():
-        print(f"  {name:20} {package['version'] or 'missing: ' + package['install']}")
+        print(f"  {name:{_WIDTH}} {package['version'] or 'missing: ' + package['install']}")
     print("GPUs")
     for gpu in facts["gpus"]:
         print(f"  {gpu['name']}, compute capability {gpu['compute_capability']}, driver {gpu['driver']}")
@@ -72,6 +83,10 @@ def diagnose() -> dict[str, Any]:
             "build (TensorRT)": _builder("tensorrt", gpus),
             "build (TensorRT-RTX)": _builder("tensorrt_rtx", gpus),
             "run (ONNX Runtime)": _onnxruntime(),
+            "run (cusparselt)": _cusparselt(gpus),
+            "tune, explain": _tuner(gpus),
+            "trtsparse.torch": _needs("torch", "onnxscript"),
+            "export-triton": _needs("tritonclient"),
         },
     }
 
@@ -117,3 +132,58 @@ def _onnxruntime() -> str:
     except ImportError:
         return "no: pip install 'trtsparse[cpu]'"
     return f"yes, {onnxruntime.__version__}: {', '.join(onnxruntime.get_available_providers())}"
+
+
+def _cusparselt(gpus: list[dict[str, str]]) -> str:
+    """PyTorch is imported where it is all that could still be wrong: that takes seconds."""
+    lacks = _lacks(gpus, "torch", *_TUNER)
+    if lacks:
+        return f"no: {lacks}"
+    try:
+        import torch
+    except (ImportError, OSError) as error:  # the latter for libraries that do not load
+        return f"no: PyTorch cannot be imported ({str(error).strip().partition(chr(10))[0]}): {_TORCH_WITH_CUDA}"
+    if torch.version.cuda is None:
+        return f"no: PyTorch {torch.__version__} cannot use GPUs: {_TORCH_WITH_CUDA}"
+    return f"yes, on {_sparse_gpus(gpus)}, with PyTorch {torch.__version__} for CUDA {torch.version.cuda}"
+
+
+def _tuner(gpus: list[dict[str, str]]) -> str:
+    lacks = _lacks(gpus, *_TUNER)
+    if not lacks:
+        return f"yes, measured on {_sparse_gpus(gpus)}"
+    return f"explain with times of other GPUs; to measure here: {lacks}"
+
+
+def _needs(*packages: str) -> str:
+    install = _install(packages)
+    return f"no: {install}" if install else f"yes, {_named(packages[0])}"
+
+
+def _lacks(gpus: list[dict[str, str]], *packages: str) -> str:
+    """What is to be had first to use Sparse Tensor Cores with these packages; empty where all is there."""
+    wanted = [] if _sparse_gpus(gpus) else [_SPARSE_GPU]
+    install = _install(packages)
+    return ", then ".join([*wanted, install] if install else wanted)
+
+
+def _install(packages: Sequence[str]) -> str:
+    """What installs those of the packages that are missing; empty where none is."""
+    missing = sorted({str(_PACKAGES[name]) for name in packages if _package(name, None)["version"] is None})
+    return f"pip install 'trtsparse[{','.join(missing)}]'" if missing else ""
+
+
+def _named(package: str) -> str:
+    return f"{package} {_package(package, None)['version']}"
+
+
+def _sparse_gpus(gpus: list[dict[str, str]]) -> str:
+    """The names of those that have Sparse Tensor Cores."""
+    return ", ".join(gpu["name"] for gpu in gpus if _capability(gpu) >= _OLDEST)
+
+
+def _capability(gpu: dict[str, str]) -> float:
+    try:
+        return float(gpu["compute_capability"])
+    except ValueError:  # the driver does not say
+        return 0.0

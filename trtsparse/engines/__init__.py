@@ -10,12 +10,22 @@ from pathlib import Path
 from typing import Any
 
 from trtsparse.builder.plan import PlanHeader, read_header
+from trtsparse.cuda.driver import count_gpus
 from trtsparse.engines.base import Engine, TensorSpec
 from trtsparse.engines.cusparselt.saved import is_saved
 from trtsparse.engines.device import DeviceEngine
-from trtsparse.errors import ConfigError
+from trtsparse.errors import ConfigError, DeviceError, MissingDependencyError
 
-__all__ = ["ENGINES", "DeviceEngine", "Engine", "TensorSpec", "engine_from", "needs_gpu", "plan_header"]
+__all__ = [
+    "ENGINES",
+    "DeviceEngine",
+    "Engine",
+    "TensorSpec",
+    "cusparselt_lacks",
+    "engine_from",
+    "needs_gpu",
+    "plan_header",
+]
 
 ENGINES = ("auto", "onnxruntime", "tensorrt", "cusparselt")
 _PLAN_MAGICS = (b"ftrt", b"vtrt")
@@ -45,7 +55,7 @@ def engine_from(
         ConfigError: ``engine`` is unknown, or cannot execute what ``source`` holds.
         ModelError: Neither an ONNX model nor a plan.
         PlanError: A damaged plan, or one of another version or flavour; both versions are named.
-        DeviceError: A plan, and no GPU.
+        DeviceError: A plan or the cusparselt engine, and no GPU.
         EngineError: The library does not load the model.
         MissingDependencyError: The library is not installed.
     """
@@ -75,10 +85,38 @@ def engine_from(
     if needs_gpu(source, engine):
         from trtsparse.engines.cusparselt.engine import CusparseltEngine
 
-        return CusparseltEngine(source, device=device)
+        try:
+            return CusparseltEngine(source, device=device)
+        except (DeviceError, MissingDependencyError) as error:
+            raise cusparselt_lacks(error) from error
     from trtsparse.engines.onnxruntime import OnnxRuntimeEngine
 
     return OnnxRuntimeEngine(source, threads=threads)
+
+
+def cusparselt_lacks(error: DeviceError | MissingDependencyError) -> DeviceError | MissingDependencyError:
+    """What the cusparselt engine lacks here, all of it at once.
+
+    Args:
+        error: About the first thing that was found to be missing.
+
+    Returns:
+        That there is no GPU, where there is none at all; of a package that is missing, what installs all of them;
+        else ``error``.
+    """
+    if not count_gpus():
+        return DeviceError(
+            "there is no GPU to run the engine on",
+            where="engine='cusparselt'",
+            got="no GPU that CUDA can use",
+            expected="an NVIDIA GPU of compute capability 8.0 (Ampere) or newer",
+            fix="run it on a machine with an NVIDIA GPU, or the ONNX model with engine='onnxruntime'",
+        )
+    if isinstance(error, MissingDependencyError) and error.extra in ("cuda", "torch"):
+        return MissingDependencyError(
+            "the cusparselt engine needs PyTorch and Python's packages for CUDA", extra="cuda,torch", where=error.what
+        )
+    return error
 
 
 def needs_gpu(source: object, engine: str) -> bool:

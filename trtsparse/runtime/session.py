@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from trtsparse.cuda.driver import count_gpus
-from trtsparse.engines import Engine, TensorSpec, engine_from, needs_gpu, plan_header
+from trtsparse.engines import Engine, TensorSpec, cusparselt_lacks, engine_from, needs_gpu, plan_header
 from trtsparse.engines.device import DeviceEngine
 from trtsparse.errors import ConfigError, DeviceError, EngineError, MissingDependencyError
 from trtsparse.runtime.host import HostRunner
@@ -344,8 +344,12 @@ def _disown(engine: Any) -> None:
 
 def _no_gpu(source: Any, error: DeviceError | MissingDependencyError) -> DeviceError | MissingDependencyError:
     """Where there is no GPU at all, say that rather than which package is missing."""
-    header = None if isinstance(source, DeviceEngine) else plan_header(source)
-    if header is None or count_gpus():
+    if isinstance(source, DeviceEngine):
+        return cusparselt_lacks(error) if source.name == "cusparselt" else error
+    header = plan_header(source)
+    if header is None:
+        return cusparselt_lacks(error)
+    if count_gpus():
         return error
     return DeviceError(
         "a plan is executed by the library that built it, on an NVIDIA GPU",

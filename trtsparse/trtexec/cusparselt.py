@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 from onnx import parser
 
@@ -22,6 +24,7 @@ from trtsparse.engines.cusparselt.engine import CusparseltEngine
 from trtsparse.engines.cusparselt.saved import read_saved
 from trtsparse.errors import ConfigError, DeviceError, MissingDependencyError, UnsupportedOptionError
 from trtsparse.files.model import OnnxModel
+from trtsparse.precision.specs import FeedChecker, input_specs
 from trtsparse.report.progress import progress_bar
 from trtsparse.sparsity.prune import prune
 from trtsparse.trtexec.flags_cusparselt import COMPILED_FROM
@@ -35,8 +38,8 @@ from trtsparse.tune.choose import Chooser
 from trtsparse.tune.gemm import Gemm
 from trtsparse.tune.result import Kernel
 
-__all__ = ["WARNINGS", "Asked", "LoadedModel", "choose_kernels", "load", "save", "tell_saved", "tell_versions",
-           "time_saved"]  # fmt: skip
+__all__ = ["WARNINGS", "Asked", "LoadedModel", "choose_kernels", "load", "open_checked", "save", "tell_saved",
+           "tell_versions", "time_saved"]  # fmt: skip
 
 WARNINGS = (cache.CacheWarning, RuntimeWarning)
 """Of the engine and the tuner."""
@@ -80,21 +83,46 @@ class LoadedModel(Loaded):
     asked: Asked | None = None
 
 
-def load(options: TrtexecOptions, out: Printer, *, cuda: str | Cuda = "auto") -> LoadedModel:
+def open_checked(options: TrtexecOptions) -> OnnxModel:
+    """The model, or that of the saved engine, once all is checked that can be without a GPU.
+
+    Raises:
+        ModelError: There is no such model, or it cannot be read.
+        PlanError: The saved engine is damaged, or of a later version.
+        ConfigError: ``--int8`` for a model without Q/DQ nodes, ``--timingCacheFile`` is something else, or a flag
+            names an input that the model does not have.
+        FeedError: A file of ``--loadInputs`` cannot be read, or it or a shape does not fit the model.
+        UnsupportedOptionError: ``--timeDeserialize`` without a saved engine.
+    """
+    saved, asked = options.build.load_engine, options.inference
+    if saved is None and asked.time_deserialize:
+        raise UnsupportedOptionError(
+            "only saved engines are deserialized",
+            where="--timeDeserialize",
+            fix="--saveEngine=<file>, then --loadEngine=<file> --timeDeserialize",
+        )
+    model = OnnxModel.open(options.model.onnx or "") if saved is None else read_saved(saved).model
+    _check_quantized(model, options)
+    _check_timings(options.build.timing_cache)
+    _check_inputs(model, options)
+    return model
+
+
+def load(model: OnnxModel, options: TrtexecOptions, out: Printer, *, cuda: str | Cuda = "auto") -> LoadedModel:
     """Make the engine of a model, or load a saved one.
 
     Args:
+        model: From `open_checked`.
         options: The command line.
         out: Where to print.
         cuda: The CUDA binding.
 
     Raises:
         TrtSparseError: As `open_cuda`, `prune` and `CusparseltEngine`.
-        ConfigError: ``--int8`` for a model without Q/DQ nodes, or ``--timingCacheFile`` is something else.
     """
     saved = options.build.load_engine
     if saved is None:
-        return _load_model(OnnxModel.open(options.model.onnx or ""), options, out, cuda)
+        return _load_model(model, options, out, cuda)
     provider = open_cuda(cuda, device=options.system.device)
     started = time.perf_counter()
     with current(provider):
@@ -105,8 +133,6 @@ def load(options: TrtexecOptions, out: Printer, *, cuda: str | Cuda = "auto") ->
 
 def _load_model(model: OnnxModel, options: TrtexecOptions, out: Printer, cuda: str | Cuda) -> LoadedModel:
     build = options.build
-    _check_quantized(model, options)
-    _check_timings(build.timing_cache)
     provider = open_cuda(cuda, device=options.system.device)
     with current(provider):
         if build.sparsity == "force":
@@ -163,19 +189,12 @@ def save(loaded: LoadedModel, path: str, out: Printer) -> Path:
 
 
 def time_saved(options: TrtexecOptions, out: Printer, *, cuda: str | Cuda = "auto") -> None:
-    """Measure how long loading a saved engine takes.
+    """Measure how long loading a saved engine takes, which `open_checked` has made sure of.
 
     Raises:
-        UnsupportedOptionError: There is none.
         TrtSparseError: As `load`.
     """
-    saved = options.build.load_engine
-    if saved is None:
-        raise UnsupportedOptionError(
-            "only saved engines are deserialized",
-            where="--timeDeserialize",
-            fix="--saveEngine=<file>, then --loadEngine=<file> --timeDeserialize",
-        )
+    saved = options.build.load_engine or ""
     provider = open_cuda(cuda, device=options.system.device)
     with current(provider):
         time_loading(partial(CusparseltEngine, saved, device=provider.device), out, nbytes=Path(saved).stat().st_size)
@@ -236,6 +255,15 @@ def _check_timings(path: str | None) -> None:
             where=f"--timingCacheFile={path}",
             fix="name another file; TensorRT's own timing caches are for TensorRT",
         )
+
+
+def _check_inputs(model: OnnxModel, options: TrtexecOptions) -> None:
+    """Make the inputs of each execution to come, and look whether the model takes them."""
+    specs = input_specs(model)
+    takes: Any = SimpleNamespace(engine=SimpleNamespace(inputs=specs), model=model)
+    fits = FeedChecker(specs)
+    for inference in _executions(options):
+        fits(make_feeds(takes, replace(options, inference=inference), Printer()))
 
 
 def _pruned(model: OnnxModel, out: Printer) -> OnnxModel:

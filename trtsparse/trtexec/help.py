@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from trtsparse.trtexec.arguments import FLAGS
 from trtsparse.trtexec.flags import GROUPS, Flag
-from trtsparse.trtexec.flags_cusparselt import for_cusparselt
+from trtsparse.trtexec.flags_cusparselt import DEFAULTS, for_cusparselt
 from trtsparse.trtexec.options import EngineName
 from trtsparse.trtexec.policy import Policy
 
@@ -28,13 +28,17 @@ def help_text(policy: Policy, *, engine: EngineName = "auto") -> str:
         >>> print(help_text(Policy.of(11, reason="--like=11")).splitlines()[1])
         Measured like trtexec 11 (--like=11): CUDA graph on, data transfers off, spin wait on, separate profile run on
     """
-    flags = [for_cusparselt(flag) for flag in FLAGS] if engine == "cusparselt" else FLAGS
+    own = engine == "cusparselt"
+    flags = [for_cusparselt(flag) for flag in FLAGS] if own else FLAGS
     lines = [
         "trtsparse trtexec takes the command line of NVIDIA's trtexec of any version; values are joined by '='.",
         str(policy),
+        *(textwrap.wrap(DEFAULTS, _WIDTH) if own else ()),
     ]
     for group in GROUPS:
         rows = [flag for flag in flags if flag.group == group and flag.here.status != "refused"]
+        if not rows:
+            continue
         lines += ["", f"=== {group} Options ===" if group not in ("Help", "trtsparse") else f"=== {group} ==="]
         for flag in rows:
             lines += _row(flag, policy)

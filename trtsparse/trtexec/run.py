@@ -214,6 +214,7 @@ class _Run:
         from trtsparse.trtexec.build import telling
 
         out, build = self.out, options.build
+        model = cusparselt.open_checked(options)
         if not self._find_device(options) and self.cuda == "auto":
             raise no_gpu(options, self.library)
         cusparselt.tell_versions(options, out, cuda=self.cuda)
@@ -221,7 +222,7 @@ class _Run:
             if options.inference.time_deserialize:
                 cusparselt.time_saved(options, out, cuda=self.cuda)
                 return True
-            with contextlib.closing(cusparselt.load(options, out, cuda=self.cuda)) as loaded:
+            with contextlib.closing(cusparselt.load(model, options, out, cuda=self.cuda)) as loaded:
                 if loaded.asked is not None or not build.skip_inference or wants_engine(options):
                     cusparselt.choose_kernels(loaded, options, out)
                 if build.save_engine:
