@@ -107,6 +107,21 @@ def test_a_folder_is_no_model(folder, capsys, verb):
     assert "out.onnx" not in names(folder)
 
 
+@pytest.mark.parametrize(
+    "verb", [["validate", "m"], ["prune", "m", "-o", "out.onnx"], ["explain", "m"], ["build", "m", "-o", "p"],
+             ["compare", "m"], ["run", "m", "--engine", "onnxruntime"]], ids=lambda verb: verb[0],
+)  # fmt: skip
+def test_a_saved_engine_is_no_model(folder, capsys, verb):
+    (folder / "m").write_bytes(b"PK\x03\x04" + bytes(100))
+    assert main(verb) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == (
+        "error: this is a zip archive, such as a saved engine of cuSPARSELt, not an ONNX model\n  where: m\n"
+        "  to fix: give the ONNX model it was made from\n"
+    )
+
+
 @pytest.mark.parametrize("output", ["no/such/out.onnx", "short.bin/out.onnx", ".", "/proc/out.onnx"])
 def test_an_output_that_cannot_be_written_is_exit_code_two(folder, capsys, output):
     (folder / "model.onnx").write_bytes(GOOD)

@@ -117,6 +117,10 @@ def test_json_is_one_document_on_stdout(capsys):
         (["nothing.onnx"], "no such file"),
         (["MODEL", "--gpu", "voodoo2"], "nothing is known of this GPU"),
         (["MODEL", "--shapes", "z:1x2"], "the model has no such input"),
+        (
+            ["MODEL", "--shapes", "x:4x513", "--gpu", "h100"],
+            "error: a shape contradicts the model\n  where: shapes\n  got: x: (4, 513)\n  expected: x: (n, 512)\n",
+        ),
         (["MODEL", "--shapes", "x"], "cannot read a shape"),
         (["MODEL", "--report", "nothing.json"], "cannot read the build report"),
         (["MODEL", "--total-ms", "-1"], "a time is a positive number of milliseconds"),

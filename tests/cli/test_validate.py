@@ -125,6 +125,10 @@ def test_other_patterns_are_judged(path):
         (["--shapes", "x"], "cannot read a shape\n  where: --shapes\n  got: x\n  expected: name:1x3x224x224"),
         (["--shapes", "x:axb"], "cannot read a shape\n  where: --shapes\n  got: x:axb\n  expected: name:1x3x224x224"),
         (["--shapes", "z:1x8"], "the model has no such input\n  where: shapes\n  got: z\n  expected: x"),
+        (
+            ["--shapes", "x:2x9"],
+            "a shape contradicts the model\n  where: shapes\n  got: x: (2, 9)\n  expected: x: (2, 8)",
+        ),
     ],
 )
 def test_bad_options_are_named(path, capsys, options, message):

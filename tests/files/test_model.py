@@ -237,6 +237,26 @@ def test_a_missing_model_is_a_file_not_found_error_too():
         OnnxModel.open("missing.onnx")
 
 
+@pytest.mark.parametrize(
+    ("head", "what"),
+    [
+        (b"ftrt", "a plan of TensorRT"),
+        (b"vtrt", "a plan of TensorRT-RTX"),
+        (b"PK\x03\x04", "a zip archive, such as a saved engine of cuSPARSELt"),
+    ],
+)
+@pytest.mark.parametrize("rest", [b"", bytes(100)], ids=["alone", "and more"])
+def test_what_was_made_from_a_model_is_called_by_its_name(tmp_path, head, what, rest):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(head + rest)
+    for source, where in ((path, path), (head + rest, "bytes")):
+        with pytest.raises(ModelError) as caught:
+            OnnxModel.open(source)
+        assert str(caught.value) == (
+            f"this is {what}, not an ONNX model\n  where: {where}\n  to fix: give the ONNX model it was made from"
+        )
+
+
 @pytest.mark.parametrize("kind", ["no nodes", "no opset", "no graph", "nothing"])
 def test_protobuf_that_is_no_model_is_refused(kind):
     proto = matmul(random(8, 4))

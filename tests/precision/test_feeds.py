@@ -63,7 +63,16 @@ def test_a_shape_that_contradicts_the_model_is_refused():
     with pytest.raises(ConfigError) as caught:
         random_feeds(ONE, shapes={"x": (1, 5)})
     assert str(caught.value) == (
-        "a shape contradicts the model\n  where: shapes\n  got: x: (1, 5)\n  expected: 'x' float32 (n, 4)"
+        "a shape contradicts the model\n  where: shapes\n  got: x: (1, 5)\n  expected: x: (n, 4)"
+    )
+
+
+def test_two_sizes_for_dims_of_one_name_are_refused():
+    with pytest.raises(ConfigError) as caught:
+        random_feeds(TWO, shapes={"x": (3, 5), "m": (4,)})
+    assert str(caught.value) == (
+        "two dims of the same name have different sizes\n  where: shapes, input 'm', dim 0 ('n')\n  got: 4\n"
+        "  expected: 3, as in input 'x', dim 0"
     )
 
 
@@ -204,3 +213,15 @@ def test_pickled_objects_are_refused(tmp_path):
     np.save(tmp_path / "x.npy", np.array([{"a": 1}], object), allow_pickle=True)
     with pytest.raises(FeedError, match="cannot be read"):
         FileFeeds([{"x": tmp_path / "x.npy"}])[0]
+
+
+def test_an_archive_is_not_for_one_input(tmp_path):
+    path = tmp_path / "x.npz"
+    np.savez(path, x=np.zeros(2), z=np.zeros(3))
+    with pytest.raises(FeedError) as caught:
+        FileFeeds([{"x": path}])[0]
+    assert str(caught.value) == (
+        f"a file with several named arrays is given for one input\n  where: input 'x', {path}\n  got: 'x', 'z'\n"
+        "  expected: a .npy file\n"
+        '  to fix: give a .npz file for all inputs: {"": path}, or read_feeds(path)'
+    )

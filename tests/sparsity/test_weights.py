@@ -12,7 +12,7 @@ from tests.helpers import matmul, model, random, tensor
 from tests.sparsity.finding import behind, node, only, sites
 from trtsparse.errors import ConfigError, ModelError
 from trtsparse.files.model import OnnxModel
-from trtsparse.sparsity.weights import find_sites
+from trtsparse.sparsity.weights import find_sites, with_shapes
 
 
 def found(site):
@@ -348,8 +348,31 @@ def test_work_is_unknown_with_dynamic_shapes_and_known_when_they_are_given():
     assert only(dynamic(), shapes={"x": (6, 8)}).macs == 6 * 8 * 4
 
 
-def test_given_shapes_replace_the_models():
-    assert only(matmul(random(8, 4), rows=2), shapes={"x": (6, 8)}).macs == 6 * 8 * 4
+def test_given_shapes_size_dims_of_the_same_name_in_other_inputs():
+    nodes = [node("MatMul", "x w", "a"), node("Identity", "z", "y")]
+    proto = model(nodes, [tensor("w", random(8, 4))], inputs={"x": ["n", 8], "z": ["n"]}, outputs={"y": None})
+    assert only(proto, shapes={"z": (6,)}).macs == 6 * 8 * 4
+
+
+def test_an_input_of_unknown_rank_stays_so_when_another_shape_is_given():
+    nodes = [node("MatMul", "x w", "a"), node("Identity", "z", "y")]
+    proto = model(nodes, [tensor("w", random(8, 4))], inputs={"x": ["n", 8], "z": None}, outputs={"y": None})
+    x, z = with_shapes(proto, {"x": (6, 8)}, "model").graph.input
+    assert [dim.dim_value for dim in x.type.tensor_type.shape.dim] == [6, 8]
+    assert not z.type.tensor_type.HasField("shape")
+
+
+def test_sizes_may_be_numbers_of_numpy():
+    assert only(dynamic(), shapes={"x": tuple(np.int64([6, 8]))}).macs == 6 * 8 * 4
+
+
+def test_an_initializer_among_the_inputs_has_its_shape():
+    proto = matmul(random(8, 4), rows="batch")
+    proto.graph.input.append(helper.make_tensor_value_info("w", 1, [8, 4]))
+    assert only(proto, shapes={"x": (6, 8)}).macs == 6 * 8 * 4
+    with pytest.raises(ConfigError) as caught:
+        sites(proto, shapes={"w": (8, 4)})
+    assert str(caught.value) == "the model has no such input\n  where: shapes\n  got: w\n  expected: x"
 
 
 def test_shapes_may_be_given_for_an_input_of_unknown_rank():
@@ -365,11 +388,13 @@ def test_shapes_of_unknown_inputs_are_refused():
     assert str(caught.value) == "the model has no such input\n  where: shapes\n  got: z\n  expected: x"
 
 
-def test_shapes_of_another_rank_are_refused():
+@pytest.mark.parametrize("shape", [(6, 8, 1), (6,), (6, 9), (-1, 8)])
+def test_shapes_that_contradict_the_model_are_refused(shape):
     with pytest.raises(ConfigError) as caught:
-        sites(dynamic(), shapes={"x": (6, 8, 1)})
+        sites(dynamic(), shapes={"x": shape})
     assert str(caught.value) == (
-        "a shape has the wrong number of dims\n  where: input 'x'\n  got: (6, 8, 1)\n  expected: 2 dims"
+        f"a shape contradicts the model\n  where: shapes\n  got: x: ({', '.join(map(str, shape))})\n"
+        "  expected: x: (batch, 8)"
     )
 
 

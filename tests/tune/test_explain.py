@@ -116,15 +116,58 @@ def test_an_int8_product_needs_an_int8_output(dtype):
     closed, opened = (explain(quantized(output=output), gpu="h100", dtype=dtype).sites[0] for output in (True, False))
     assert closed.gemm == opened.gemm == Gemm(4096, 64, 64, "int8")
     assert (closed.open_output, opened.open_output) == (False, True)
-    assert "only seen chosen where it is INT8 too" in opened.why
+    assert "only seen chosen by TensorRT where it is INT8 too" in opened.why
     assert "only seen chosen" not in closed.why
+
+
+def asking(inputs):
+    return (
+        f"sizes depend on dynamic inputs ({inputs}): give --shapes name:1x3x224x224,... (shapes= in Python) "
+        "for times and gains"
+    )
 
 
 def test_unknown_sizes_are_told_and_left_out_of_the_totals():
     found = explain(matmul(sparse(64, 64, axis=0), rows="n"), gpu="h100")
     assert found.sites[0].why == "its size is dynamic: give --shapes"
     assert found.totals is None
-    assert found.notes == ("totals leave out weight sites whose size is not known",)
+    assert found.notes == (asking("x: nx64"), "totals leave out weight sites whose size is not known")
+
+
+def test_an_input_that_is_sized_by_another_one_is_not_asked_for():
+    path = models.get("bert-base", **BERT)
+    asked = [note for note in explain(path, gpu="h100").notes if "dynamic inputs" in note]
+    assert asked == [asking("input_ids: NxS, token_type_ids: NxS")]
+    found = explain(path, shapes={"input_ids": (2, 16)}, gpu="h100")
+    assert not any("dynamic inputs" in note for note in found.notes)
+    assert found.totals == explain(path, shapes=BERT_SHAPES, gpu="h100").totals
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "tf32"])
+def test_a_type_without_sparse_kernels_is_noted(dtype):
+    proto = matmul(sparse(64, 64, axis=0))
+    note = (
+        f"no 2:4 sparse kernels exist for {dtype}: "
+        "give --dtype fp16, bf16, int8 or fp8_e4m3 (dtype= in Python) for what these would gain"
+    )
+    assert note in explain(proto, gpu="h100", dtype=dtype).notes
+    assert not any("kernels exist" in text for text in explain(proto, gpu="h100").notes)
+
+
+def test_shapes_that_contradict_the_model_are_refused():
+    path = models.get("llm-block", hidden=64, intermediate=128)
+    with pytest.raises(ConfigError) as caught:
+        explain(path, gpu="h100", shapes={"hidden_states": (1, 16, 65)})
+    assert str(caught.value) == (
+        "a shape contradicts the model\n  where: shapes\n  got: hidden_states: (1, 16, 65)\n"
+        "  expected: hidden_states: (N, S, 64)"
+    )
+    with pytest.raises(ConfigError) as caught:
+        explain(models.get("bert-base", **BERT), gpu="h100", shapes=BERT_SHAPES | {"token_type_ids": (1, 16)})
+    assert str(caught.value) == (
+        "two dims of the same name have different sizes\n  where: shapes, input 'token_type_ids', dim 0 ('N')\n"
+        "  got: 1\n  expected: 2, as in input 'input_ids', dim 0"
+    )
 
 
 def test_a_table_is_used_and_the_rest_estimated(no_tables):

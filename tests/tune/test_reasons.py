@@ -8,7 +8,9 @@ from trtsparse.tune.reasons import sentence
 from trtsparse.tune.rows import SiteRow
 
 LARGE, FEW_ROWS, NARROW = Gemm(4096, 4096, 4096), Gemm(64, 14336, 4096), Gemm(50176, 16, 64)
-OPEN = "its output stays floating point, and sparse INT8 kernels were only seen chosen where it is INT8 too"
+OPEN = (
+    "its output stays floating point, and sparse INT8 kernels were only seen chosen by TensorRT where it is INT8 too"
+)
 AS_FAST = "a sparse kernel is as fast as a dense one here"
 FASTER = "a sparse kernel is faster here"
 ALTHOUGH = (

@@ -4,6 +4,7 @@ from onnx import helper
 
 import models
 from tests.helpers import matmul, model, random, tensor
+from trtsparse.errors import ConfigError
 from trtsparse.files.model import OnnxModel
 from trtsparse.sparsity.weights import find_sites
 from trtsparse.tune.gpus import GPUS, LAUNCH_MS
@@ -113,6 +114,8 @@ def test_unknown_shapes_count_as_nothing_and_given_ones_are_used():
     )
     assert counted(proto).unfused.elements == 0
     assert counted(proto, {"x": (4, 8)}).unfused.elements == 64
+    with pytest.raises(ConfigError, match="a shape contradicts the model"):
+        count_rest(OnnxModel.open(proto), (), shapes={"x": (4, 9)}, products=())
 
 
 @pytest.mark.parametrize("between", [[], ["Relu"], ["Relu", "Clip"]])

@@ -10,7 +10,7 @@ from trtsparse.errors import ConfigError
 from trtsparse.files.model import OnnxModel
 from trtsparse.sparsity.weights import find_sites
 from trtsparse.tune.gemm import Gemm
-from trtsparse.tune.sites import eligible_gemms, site_gemm
+from trtsparse.tune.sites import dynamic_inputs, eligible_gemms, site_gemm
 
 
 def gemms(proto, **options):
@@ -126,6 +126,26 @@ def test_dynamic_shapes_are_asked_for_by_name():
         "  to fix: give --shapes name:1x3x224x224,... (shapes= in Python)"
     )
     assert gemms(proto, shapes={"x": (7, 8)})[0].gemm.m == 7
+
+
+def test_inputs_are_dynamic_until_their_sizes_are_known():
+    proto = model(
+        [helper.make_node("Add", ["x", "z"], ["s"]), helper.make_node("Add", ["s", "v"], ["y"])],
+        [tensor("w", random(4))],
+        inputs={"x": ["n", 4], "z": ["n", "m"], "v": None, "w": ["q"]},
+    )
+    opened = OnnxModel.open(proto)
+    assert dynamic_inputs(opened, {}) == ("x: nx4", "z: nxm", "v: of any rank")
+    assert dynamic_inputs(opened, {"z": (2, 4)}) == ("v: of any rank",)
+    assert dynamic_inputs(opened, {"x": (2, 4)}) == ("z: 2xm", "v: of any rank")
+
+
+def test_shapes_that_contradict_the_model_are_refused():
+    with pytest.raises(ConfigError) as caught:
+        gemms(matmul(random(8, 16), rows="rows"), shapes={"x": (7, 9)})
+    assert str(caught.value) == (
+        "a shape contradicts the model\n  where: shapes\n  got: x: (7, 9)\n  expected: x: (rows, 8)"
+    )
 
 
 def test_sizes_that_do_not_follow_from_the_inputs_are_named():

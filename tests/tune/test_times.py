@@ -106,7 +106,8 @@ def test_an_unknown_gpu_is_refused():
     with pytest.raises(ConfigError) as caught:
         find_times("v100", [])
     assert str(caught.value) == (
-        f"nothing is known of this GPU\n  where: gpu\n  got: v100\n  expected: {', '.join(sorted(GPUS))}"
+        f"nothing is known of this GPU\n  where: gpu\n  got: v100\n  expected: {', '.join(sorted(GPUS))}\n"
+        "  to fix: leave --gpu (gpu= in Python) out to measure here, or take one of these"
     )
 
 

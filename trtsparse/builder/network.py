@@ -16,7 +16,7 @@ from trtsparse.builder.plan import FLAVOUR_NAMES
 from trtsparse.errors import ModelError, OperatorError
 from trtsparse.files.model import OnnxModel
 from trtsparse.files.protobuf import Buffer
-from trtsparse.precision.specs import is_shared
+from trtsparse.files.shapes import is_shared
 
 __all__ = ["Parsed", "create_network", "describe_io", "parse"]
 

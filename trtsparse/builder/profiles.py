@@ -10,7 +10,8 @@ import numpy as np
 
 from trtsparse.builder.profile import Profile, Shape, ShapeRange
 from trtsparse.errors import BuildError, ConfigError
-from trtsparse.precision.specs import TensorSpec, did_you_mean, is_shared
+from trtsparse.files.shapes import is_shared
+from trtsparse.precision.specs import TensorSpec, did_you_mean
 
 __all__ = ["add_profiles", "check_profiles", "infer_profile", "usual_shapes"]
 

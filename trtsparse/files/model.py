@@ -22,6 +22,13 @@ from trtsparse.files.tensor import TensorRef
 
 __all__ = ["OnnxModel"]
 
+_OTHER_FILES = {
+    b"ftrt": "this is a plan of TensorRT",
+    b"vtrt": "this is a plan of TensorRT-RTX",
+    b"PK\x03\x04": "this is a zip archive, such as a saved engine of cuSPARSELt",
+}
+"""By their first bytes, with which no protobuf message begins."""
+
 
 class OnnxModel:
     """A model on disk or in memory.
@@ -60,7 +67,7 @@ class OnnxModel:
 
         Raises:
             ModelNotFoundError: There is no such file.
-            ModelError: A folder, an empty file, not ONNX, or truncated.
+            ModelError: A folder, an empty file, not ONNX (a plan and a saved engine are called so), or truncated.
 
         Example:
             >>> from onnx import parser
@@ -307,6 +314,7 @@ class OnnxModel:
 def _parse_skeleton(main: Path | Buffer, name: str) -> onnx.ModelProto:
     try:
         with _view(main) as data:
+            _check_kind(bytes(data[:4]))
             skeleton: onnx.ModelProto = onnx.ModelProto.FromString(rewrite_tensors(data, tensor.strip))
     except DecodeError as error:
         raise ModelError("not an ONNX file", where=name, got=str(error)) from error
@@ -323,6 +331,11 @@ def _parse_skeleton(main: Path | Buffer, name: str) -> onnx.ModelProto:
             fix="give a file written by an ONNX exporter",
         )
     return skeleton
+
+
+def _check_kind(head: bytes) -> None:
+    if head in _OTHER_FILES:
+        raise ModelError(f"{_OTHER_FILES[head]}, not an ONNX model", fix="give the ONNX model it was made from")
 
 
 @contextlib.contextmanager

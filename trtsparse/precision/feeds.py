@@ -12,7 +12,8 @@ import numpy as np
 
 from trtsparse.errors import ConfigError, FeedError
 from trtsparse.files.model import OnnxModel
-from trtsparse.precision.specs import FeedChecker, TensorSpec, did_you_mean, input_specs, is_shared
+from trtsparse.files.shapes import check_shapes, is_shared
+from trtsparse.precision.specs import FeedChecker, TensorSpec, did_you_mean, input_specs
 from trtsparse.precision.vocabulary import input_range
 
 __all__ = ["Feeds", "FileFeeds", "RandomCalibrationWarning", "check_feeds", "random_feeds", "read_feeds"]
@@ -87,25 +88,10 @@ def input_shapes(specs: Sequence[TensorSpec], shapes: Mapping[str, Sequence[int]
                 expected=", ".join(map(repr, names)),
                 fix=did_you_mean(name, names),
             )
-    sizes: dict[str, int] = {}
-    for spec in specs:
-        if spec.name in shapes:
-            _check_given(spec, tuple(shapes[spec.name]))
-            pairs = zip(spec.shape or (), shapes[spec.name], strict=False)
-            sizes.update((str(dim), size) for dim, size in pairs if is_shared(dim))
+    sizes = check_shapes({spec.name: spec.shape for spec in specs}, shapes)
     return {
         spec.name: tuple(shapes[spec.name]) if spec.name in shapes else _default_shape(spec, sizes) for spec in specs
     }
-
-
-def _check_given(spec: TensorSpec, shape: tuple[int, ...]) -> None:
-    if spec.shape is None:
-        return
-    fits = len(shape) == len(spec.shape) and all(
-        size >= 0 and (isinstance(dim, str) or dim == size) for dim, size in zip(spec.shape, shape, strict=True)
-    )
-    if not fits:
-        raise ConfigError("a shape contradicts the model", where="shapes", got=f"{spec.name}: {shape}", expected=spec)
 
 
 def _default_shape(spec: TensorSpec, sizes: dict[str, int]) -> tuple[int, ...]:
@@ -225,8 +211,22 @@ class FileFeeds(Sequence[Mapping[str, np.ndarray]]):
             return FileFeeds(self.files[index])
         feed: dict[str, np.ndarray] = {}
         for name, path in self.files[index].items():
-            feed.update(_read_arrays(path) if not name else {name: _read_arrays(path)[""]})
+            feed.update(_read_arrays(path) if not name else {name: _single(name, path)})
         return feed
+
+
+def _single(name: str, path: Path) -> np.ndarray:
+    """The array of a file that is for one input."""
+    arrays = _read_arrays(path)
+    if "" not in arrays:
+        raise FeedError(
+            "a file with several named arrays is given for one input",
+            where=f"input {name!r}, {path}",
+            got=", ".join(map(repr, arrays)) or "no arrays",
+            expected="a .npy file",
+            fix='give a .npz file for all inputs: {"": path}, or read_feeds(path)',
+        )
+    return arrays[""]
 
 
 def _folder_feeds(folder: Path, input_name: str) -> list[dict[str, Path]]:

@@ -12,10 +12,9 @@ import onnx
 
 from trtsparse.errors import DtypeError, FeedError, ModelError, ShapeError
 from trtsparse.files.model import OnnxModel
+from trtsparse.files.shapes import Dims, dim_of, is_shared
 
 __all__ = ["FeedChecker", "TensorSpec", "input_specs", "output_specs"]
-
-Shape = tuple["int | str", ...]
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class TensorSpec:
 
     name: str
     dtype: np.dtype[Any]
-    shape: Shape | None
+    shape: Dims | None
 
     def __str__(self) -> str:
         dims = "of any rank" if self.shape is None else f"({', '.join(map(str, self.shape))})"
@@ -74,24 +73,8 @@ def _spec(value: onnx.ValueInfoProto, role: str) -> TensorSpec:
             fix=f"export the model with plain tensors as {role}s",
         )
     kind = value.type.tensor_type
-    dims = tuple(_dim(dim) for dim in kind.shape.dim) if kind.HasField("shape") else None
+    dims = tuple(dim_of(dim) for dim in kind.shape.dim) if kind.HasField("shape") else None
     return TensorSpec(value.name, np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)), dims)
-
-
-def _dim(dim: onnx.TensorShapeProto.Dimension) -> int | str:
-    return dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else dim.dim_param or "?"
-
-
-def is_shared(dim: int | str) -> bool:
-    """True for a name that stands for one size wherever it occurs.
-
-    Exporters also write "?" or a name made up for each file; those say nothing.
-
-    Example:
-        >>> [is_shared(dim) for dim in (4, "batch", "?", "unk__12")]
-        [False, True, False, False]
-    """
-    return isinstance(dim, str) and dim.isidentifier() and not dim.lower().startswith("unk__")
 
 
 class FeedChecker:

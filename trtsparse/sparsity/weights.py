@@ -16,6 +16,7 @@ from onnx import checker, inliner, shape_inference
 from trtsparse.errors import ConfigError, ModelError
 from trtsparse.files.check import all_nodes, check
 from trtsparse.files.model import OnnxModel
+from trtsparse.files.shapes import check_shapes, input_dims, with_sizes
 from trtsparse.files.tensor import TensorRef, dtype_name
 from trtsparse.sparsity.pattern import TWO_FOUR, Pattern
 from trtsparse.sparsity.trace import Constant, Quantization, Scope, subgraphs, trace
@@ -95,13 +96,14 @@ def find_sites(
 
     Args:
         model: An opened model.
-        shapes: Input shapes for counting multiply-accumulates where the model's are dynamic.
+        shapes: Input shapes for counting multiply-accumulates where the model's are dynamic; they also size dims of
+            the same name in other inputs.
         pattern: N:M, for the rule that the reduction is a multiple of M long.
         allow_unknown_operators: As in `trtsparse.files.check.check`.
 
     Raises:
         ModelError: The model is damaged; see `trtsparse.files.check.check`.
-        ConfigError: ``shapes`` names an input that the model does not have, or another rank.
+        ConfigError: ``shapes`` names an input that the model does not have, or contradicts the model.
 
     Example:
         >>> from onnx import parser
@@ -118,7 +120,12 @@ def find_sites(
 
 
 def with_shapes(proto: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]], name: str) -> onnx.ModelProto:
-    """The skeleton with functions inlined, given input shapes set, and all shapes inferred that can be."""
+    """The skeleton with functions inlined, given input shapes set, and all shapes inferred that can be.
+
+    Raises:
+        ModelError: The functions cannot be inlined.
+        ConfigError: ``shapes`` names an input that the model does not have, or contradicts the model.
+    """
     if proto.functions:
         proto = inlined(proto, name)
     if shapes:
@@ -156,25 +163,23 @@ def _with_defaults(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _copy_with_inputs(proto: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> onnx.ModelProto:
-    copy = onnx.ModelProto()
-    copy.CopyFrom(proto)
-    inputs = {value.name: value for value in copy.graph.input}
-    for name, shape in shapes.items():
+    inputs = input_dims(proto.graph)
+    for name in shapes:
         if name not in inputs:
             raise ConfigError("the model has no such input", where="shapes", got=name, expected=", ".join(inputs))
-        kind = inputs[name].type.tensor_type
-        dims = kind.shape.dim
-        if not kind.HasField("shape"):
-            dims.extend(onnx.TensorShapeProto.Dimension() for _ in shape)
-        if len(dims) != len(shape):
-            raise ConfigError(
-                "a shape has the wrong number of dims",
-                where=f"input {name!r}",
-                got=shape,
-                expected=f"{len(dims)} dims",
-            )
-        for dim, value in zip(dims, shape, strict=True):
-            dim.dim_value = value
+    sizes = check_shapes(inputs, shapes)
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    values = {value.name: value.type.tensor_type for value in copy.graph.input}
+    for name, dims in inputs.items():
+        known = shapes.get(name) if name in shapes or dims is None else with_sizes(dims, sizes)
+        if known is None:
+            continue
+        if dims is None:
+            values[name].shape.dim.extend(onnx.TensorShapeProto.Dimension() for _ in known)
+        for dim, size in zip(values[name].shape.dim, known, strict=True):
+            if not isinstance(size, str):
+                dim.dim_value = int(size)
     del copy.graph.value_info[:]  # inferred for other shapes
     for output in copy.graph.output:
         output.type.tensor_type.ClearField("shape")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from trtsparse.engines import TensorSpec
 from trtsparse.engines.device import ProfileShapes
 from trtsparse.errors import ConfigError
-from trtsparse.precision.specs import is_shared
+from trtsparse.files.shapes import is_shared
 from trtsparse.triton.source import Facts
 
 __all__ = ["DEFAULT_MAX_BATCH", "Batching", "Sample", "find_batching", "samples"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from trtsparse.tune.gemm import DTYPES
 from trtsparse.tune.reasons import sentence
 from trtsparse.tune.rest import count_rest
 from trtsparse.tune.rows import UNKNOWN, SiteRow
-from trtsparse.tune.sites import AUTO, SiteGemm, int8_nodes, site_gemm
+from trtsparse.tune.sites import AUTO, SiteGemm, dynamic_inputs, int8_nodes, site_gemm
 from trtsparse.tune.times import Times, find_times
 
 __all__ = ["SCHEMA", "Explanation", "Gain", "SiteRow", "Totals", "explain"]
@@ -149,7 +149,7 @@ def explain(
         sites=tuple(rows),
         totals=totals(rows, rest, times.peaks, dtype=dtype, total_ms=total_ms),
         report=built.text,
-        notes=tuple(_notes(rows, times, total_ms)),
+        notes=(*_input_notes(dynamic_inputs(opened, shapes or {}), dtype), *_notes(rows, times, total_ms)),
     )
 
 
@@ -198,6 +198,20 @@ def _timed(row: SiteRow, times: Times) -> SiteRow:
         basis=timing.basis,
         refusal=timing.refusal,
     )
+
+
+def _input_notes(dynamic: Sequence[str], dtype: str) -> Iterator[str]:
+    """What the model's shapes and the type leave unsaid, and what to give instead."""
+    if dynamic:
+        yield (
+            f"sizes depend on dynamic inputs ({', '.join(dynamic)}): "
+            "give --shapes name:1x3x224x224,... (shapes= in Python) for times and gains"
+        )
+    if dtype in _DENSE:
+        yield (
+            f"no 2:4 sparse kernels exist for {dtype}: "
+            "give --dtype fp16, bf16, int8 or fp8_e4m3 (dtype= in Python) for what these would gain"
+        )
 
 
 def _notes(rows: Sequence[SiteRow], times: Times, total_ms: float | None) -> list[str]:

@@ -11,7 +11,9 @@ __all__ = ["FASTER", "sentence"]
 FASTER = 1.03
 """Below this gain two kernels count as equally fast."""
 _FEW_CHANNELS, _FEW_ROWS = 256, 512
-_OPEN = "its output stays floating point, and sparse INT8 kernels were only seen chosen where it is INT8 too"
+_OPEN = (
+    "its output stays floating point, and sparse INT8 kernels were only seen chosen by TensorRT where it is INT8 too"
+)
 
 
 def sentence(row: SiteRow, *, sparsity: str, peaks: Gpu | None, shapes: bool = False) -> str:

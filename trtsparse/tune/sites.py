@@ -11,10 +11,11 @@ import onnx
 
 from trtsparse.errors import ConfigError
 from trtsparse.files.model import OnnxModel
+from trtsparse.files.shapes import check_shapes, input_dims, with_sizes
 from trtsparse.sparsity.weights import WeightSite, find_sites
 from trtsparse.tune.gemm import DTYPES, Gemm
 
-__all__ = ["AUTO", "SiteGemm", "eligible_gemms", "int8_nodes", "site_gemm"]
+__all__ = ["AUTO", "SiteGemm", "dynamic_inputs", "eligible_gemms", "int8_nodes", "site_gemm"]
 
 AUTO = "auto"
 """int8 for products of two dequantized values, else what the weight is stored in, and fp16 for float32."""
@@ -137,19 +138,28 @@ def eligible_gemms(
     return tuple(gemm for gemm in found if gemm is not None), unknown
 
 
-def _require_shapes(model: OnnxModel, given: Collection[str], unknown: Sequence[str]) -> None:
+def dynamic_inputs(model: OnnxModel, shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
+    """Inputs whose shape is dynamic and does not follow from the given ones, each with its dims.
+
+    Example:
+        >>> from onnx import parser
+        >>> text = '<ir_version: 8, opset_import: ["": 17]> g (float[n, 4] x) => (float[n, 4] y) { y = Relu(x) }'
+        >>> dynamic_inputs(OnnxModel.open(parser.parse_model(text)), {})
+        ('x: nx4',)
+    """
+    inputs = input_dims(model.proto.graph)
+    sizes = check_shapes(inputs, shapes)
+    known = {name: None if dims is None else with_sizes(dims, sizes) for name, dims in inputs.items()}
+    return tuple(
+        f"{name}: {'of any rank' if dims is None else 'x'.join(map(str, dims))}"
+        for name, dims in known.items()
+        if name not in shapes and (dims is None or any(isinstance(dim, str) for dim in dims))
+    )
+
+
+def _require_shapes(model: OnnxModel, shapes: Mapping[str, tuple[int, ...]], unknown: Sequence[str]) -> None:
     """Refuse inputs whose shape is dynamic and not given."""
-    weights = {weight.name for weight in model.proto.graph.initializer}
-    inputs = {
-        value.name: [dim.dim_value or dim.dim_param or "?" for dim in value.type.tensor_type.shape.dim]
-        for value in model.proto.graph.input
-        if value.name not in weights and value.name not in given
-    }
-    dynamic = [
-        f"{name}: {'x'.join(map(str, dims))}"
-        for name, dims in inputs.items()
-        if not all(isinstance(dim, int) for dim in dims)
-    ]
+    dynamic = dynamic_inputs(model, shapes)
     if dynamic:
         raise ConfigError(
             "the size of a product depends on shapes that are not known",

@@ -119,7 +119,13 @@ def _named(gpu: str) -> Times:
         return Times(table.facts["gpu"], text + more, table=table, peaks=peaks)
     if peaks is None:
         known = sorted({*shipped.names(), *GPUS})
-        raise ConfigError("nothing is known of this GPU", where="gpu", got=gpu, expected=", ".join(known))
+        raise ConfigError(
+            "nothing is known of this GPU",
+            where="gpu",
+            got=gpu,
+            expected=", ".join(known),
+            fix="leave --gpu (gpu= in Python) out to measure here, or take one of these",
+        )
     return Times(peaks.title, f"estimates from the peaks of {peaks.title}, not measured", peaks=find_gpu(name))
 
 
