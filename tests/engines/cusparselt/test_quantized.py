@@ -152,6 +152,69 @@ def test_an_int8_output_type_stands_for_a_zero_point():
     check(quantized("MatMul", (6, 48), W, x=(nodes, [tensor("x_s", X_SCALE)])), QuantizedLinear=1)
 
 
+@pytest.mark.parametrize("kind", [TensorProto.INT8, TensorProto.UINT8, None])
+def test_a_type_of_integers_without_a_zero_point_is_that_of_what_is_not_rewritten_too(kind):
+    given = {} if kind is None else {"output_dtype": kind}
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s"], ["q"], **given),
+        helper.make_node("DequantizeLinear", ["q", "s"], ["d"]),
+        helper.make_node("Relu", ["d"], ["y"]),
+    ]
+    source = model(nodes, [tensor("s", X_SCALE)], inputs={"x": [6, 48]})
+    check(source, QuantizeLinear=1, DequantizeLinear=1)
+    found = execute(rewritten(source), {"x": np.full((6, 48), 200, np.float32)})["y"]
+    np.testing.assert_allclose(found, X_SCALE * (127 if kind == TensorProto.INT8 else 255), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("bias", "adds"), [((8,), 1), ((8, 1), 1), ((8, 1, 1), 0), ((1, 8, 1, 1), 0)])
+def test_a_bias_after_a_convolution_has_a_number_for_each_channel(bias, adds):
+    source = quantized("Conv", (1, 48, 8, 8), random(8, 48, 1, 1), axis=0)
+    source.graph.node[-1].output[0] = "sums"
+    source.graph.node.append(helper.make_node("Add", ["sums", "c"], ["y"]))
+    source.graph.initializer.append(tensor("c", random(*bias)))
+    check(source, QuantizedLinear=1, Add=adds)
+
+
+def typed(x, first, second, *, opset):
+    """Ones of a type, quantized by a scale of one type, dequantized by one of another, times 127 everywhere."""
+    x_nodes, constants = activation(scale=np.asarray(0.5, first), second_scale=np.asarray(0.5, second))
+    w_nodes, w_constants = weight(np.full((16, 8), 63.5, np.float32))
+    w_constants[1] = tensor("w_s", np.asarray(0.5, second))
+    nodes = [*x_nodes, *w_nodes, helper.make_node("MatMul", ["x_dq", "w_dq"], ["y"])]
+    source = model(nodes, [*constants, *w_constants], inputs={"x": [1, 16]}, opset=opset)
+    source.graph.input[0].type.tensor_type.elem_type = helper.np_dtype_to_tensor_dtype(np.dtype(x))
+    source.graph.output[0].type.tensor_type.elem_type = helper.np_dtype_to_tensor_dtype(np.dtype(second))
+    return source
+
+
+@pytest.mark.parametrize(
+    ("x", "first", "second", "opset", "count"),
+    [
+        (np.float16, np.float16, np.float16, 19, 1),
+        (np.float16, np.float16, np.float32, 19, 0),
+        (np.float32, np.float32, np.float16, 21, 0),
+        (np.float32, np.float16, np.float16, 23, 1),
+        (np.float16, np.float32, np.float32, 23, 1),
+    ],
+)
+def test_a_product_has_the_type_of_its_scales(x, first, second, opset, count):
+    source = typed(x, first, second, opset=opset)
+    check(source, tolerance=1e-3, QuantizedLinear=count)
+    feeds = {"x": np.full((1, 16), 63, x)}
+    found, right = execute(rewritten(source), feeds)["y"], runner(OnnxModel.open(source), optimize=False)(feeds)["y"]
+    assert found.dtype == right.dtype == second
+    np.testing.assert_array_equal(found, right)
+
+
+def test_a_product_of_float16_that_is_cast_to_bfloat16_is_of_float16_first():
+    """Its range is smaller."""
+    source = typed(np.float16, np.float16, np.float16, opset=19)
+    source.graph.node[-1].output[0] = "narrow"
+    source.graph.node.append(helper.make_node("Cast", ["narrow"], ["b"], to=TensorProto.BFLOAT16))
+    source.graph.node.append(helper.make_node("Cast", ["b"], ["y"], to=TensorProto.FLOAT16))
+    check(source, tolerance=1e-2, QuantizedLinear=1, Cast=2)
+
+
 def test_a_weight_that_is_quantized_in_the_graph_is_stored_as_int8():
     """As training with fake quantization exports it."""
     scale = np.abs(W).max(axis=0) / np.float32(127)
@@ -205,6 +268,9 @@ LEFT_ALONE = {
     "a larger kernel": quantized("Conv", (1, 4, 5, 5), random(8, 4, 3, 3), axis=0),
     "strides": quantized("Conv", (1, 4, 5, 5), random(8, 4, 1, 1), axis=0, strides=[2, 2]),
     "pads": quantized("Conv", (1, 4, 5, 5), random(8, 4, 1, 1), axis=0, pads=[1, 0, 0, 0]),
+    "a kernel that is transposed": quantized(
+        "Conv", (1, 1, 50, 50), W.T.reshape(40, 48, 1, 1), before=[helper.make_node("Transpose", ["w_dq"], ["w_t"])]
+    ),
     "groups": quantized("Conv", (1, 8, 5, 5), random(8, 4, 1, 1), axis=0, group=2),
 }
 
@@ -250,6 +316,14 @@ def test_scales_and_zero_points_of_blocks_are_spread():
     graph = Graph([node], {"q": values, "s": scales, "z": zeros}, [], ["y"], "g")
     quantize_products(graph)
     np.testing.assert_array_equal(graph.constants["y"], [[0, 1, 2, 4, 6], [20, 24, 35, 40, 54]])
+
+
+def test_a_constant_is_dequantized_to_the_type_that_is_named():
+    node = Node("DequantizeLinear", "d", ["q", "s"], ["y"], {"output_dtype": TensorProto.FLOAT16})
+    graph = Graph([node], {"q": np.arange(3, dtype=np.int8), "s": np.float32(0.5)}, [], ["y"], "g")
+    quantize_products(graph)
+    assert graph.constants["y"].dtype == np.float16
+    assert graph.constants["y"].tolist() == [0, 0.5, 1]
 
 
 SMALL = {"hidden": 64, "heads": 4, "intermediate": 128}

@@ -20,7 +20,13 @@ def _rms_norm(node: Node) -> Step:
     from torch.nn import functional
 
     epsilon = node.attributes["epsilon"]
-    return lambda x, scale: functional.rms_norm(x, (x.shape[-1],), scale, epsilon)
+
+    def step(x: Tensor, scale: Tensor) -> Tensor:
+        if scale.shape == x.shape[-1:]:
+            return functional.rms_norm(x, scale.shape, scale, epsilon)
+        return functional.rms_norm(x, x.shape[-1:], eps=epsilon) * scale
+
+    return step
 
 
 @operator("Attention")
@@ -31,8 +37,18 @@ def _attention(node: Node) -> Step:
 
     def step(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
         """The keys come transposed, as the product of the original took them."""
+        if mask is not None and not _fits(mask, queries, keys):
+            return functional.softmax(queries @ keys * scale + mask.to(queries.dtype), dim=-1) @ values
         keys = keys.transpose(-1, -2)
         mask = None if mask is None else mask.to(queries.dtype)
         return functional.scaled_dot_product_attention(queries, keys, values, mask, scale=scale)
 
     return step
+
+
+def _fits(mask: Tensor, queries: Tensor, keys: Tensor) -> bool:
+    """Whether a mask gives no dims to the scores, and is the matrix that PyTorch wants."""
+    import torch
+
+    scores = (*torch.broadcast_shapes(queries.shape[:-2], keys.shape[:-2]), queries.shape[-2], keys.shape[-1])
+    return bool(mask.dim() > 1 and torch.broadcast_shapes(mask.shape, scores) == scores)

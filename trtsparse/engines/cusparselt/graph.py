@@ -13,8 +13,9 @@ from onnx import helper, inliner
 
 from trtsparse.errors import ModelError
 from trtsparse.files.model import OnnxModel
+from trtsparse.sparsity.pattern import TWO_FOUR, is_compliant
 
-__all__ = ["PRODUCTS", "Graph", "Node", "read_graph"]
+__all__ = ["PRODUCTS", "Graph", "Node", "is_two_four", "read_graph"]
 
 PRODUCTS = ("Linear", "QuantizedLinear")
 """Operators that products with weights were rewritten to."""
@@ -141,6 +142,19 @@ def read_graph(model: OnnxModel) -> Graph:
             "the model has no nodes but constants", where=model.name, fix="run it with engine='onnxruntime'"
         )
     return Graph(nodes, constants, inputs, [value.name for value in graph.output], model.name)
+
+
+def is_two_four(weight: np.ndarray) -> bool:
+    """Whether a weight (N, K) is 2:4 along K; read as it lies in memory, where it is often (K, N).
+
+    Example:
+        >>> stored = np.array([[1.0], [0], [2], [0]], np.float32)
+        >>> is_two_four(stored.T), is_two_four(np.ones((1, 4), np.float32))
+        (True, False)
+    """
+    turned = weight.T.flags.c_contiguous
+    aligned = weight.shape[1] % TWO_FOUR.m == 0
+    return aligned and is_compliant(weight.T if turned else weight, axis=0 if turned else 1)
 
 
 def _value(model: OnnxModel, attribute: onnx.AttributeProto) -> Any:

@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from trtsparse.engines.cusparselt.graph import PRODUCTS, Graph, Node
-from trtsparse.sparsity.pattern import TWO_FOUR, is_compliant
+from trtsparse.engines.cusparselt.graph import PRODUCTS, Graph, Node, is_two_four
 
 __all__ = ["merge_products"]
 
@@ -30,13 +29,13 @@ def merge_products(graph: Graph) -> None:
         graph.constants[inputs[1]] = np.concatenate(weights)
         for bias in inputs[2:]:
             graph.constants[bias] = np.concatenate([graph.constants[node.inputs[2]] for node in products])
-        name = " + ".join(node.name for node in products)
+        name, outputs = " + ".join(node.name for node in products), [node.outputs[0] for node in products]
         attributes = {**products[0].attributes, "transposed": True}
         if "w_scale" in attributes:
             attributes["w_scale"] = np.concatenate([node.attributes["w_scale"] for node in products])
-        merged = Node(products[0].op, name, inputs, [f"{name} (merged)"], attributes)
+        merged = Node(products[0].op, name, inputs, [" + ".join(outputs)], attributes)
         lengths = {"axis": -1, "split": [len(weight) for weight in weights]}
-        split = Node("Split", f"{name} (split)", merged.outputs, [node.outputs[0] for node in products], lengths)
+        split = Node("Split", f"{name} (split)", merged.outputs, outputs, lengths)
         first = min(_position(graph, node) for node in products)
         graph.nodes[first : first + 1] = [merged, split]
         graph.nodes[:] = [node for node in graph.nodes if all(node is not gone for gone in products)]
@@ -50,11 +49,15 @@ def _alike(graph: Graph) -> Iterator[Sequence[Node]]:
             weight = _rows(graph, node)
             if len(weight) >= _LARGE or len(weight) % _ALIGNED:
                 continue
-            compliant = weight.shape[1] % TWO_FOUR.m == 0 and is_compliant(np.ascontiguousarray(weight), axis=1)
             quantized = node.attributes.get("x_scale"), node.attributes.get("to")
-            alike = (node.op, node.inputs[0], len(node.inputs), compliant, weight.dtype.name, quantized)
+            alike = (node.op, node.inputs[0], len(node.inputs), weight.dtype.name, quantized)
             found.setdefault(alike, []).append(node)
-    return (nodes for nodes in found.values() if len(nodes) > 1)
+    for nodes in found.values():
+        compliant = [len(nodes) > 1 and is_two_four(_rows(graph, node)) for node in nodes]
+        for kind in (True, False):
+            group = [node for node, holds in zip(nodes, compliant, strict=True) if holds is kind]
+            if len(group) > 1:
+                yield group
 
 
 def _rows(graph: Graph, node: Node) -> np.ndarray:

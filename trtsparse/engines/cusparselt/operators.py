@@ -56,13 +56,20 @@ def is_known(array: np.ndarray) -> bool:
     return array.dtype.kind in "fiub" or array.dtype.name == "bfloat16"
 
 
-def to_tensor(array: np.ndarray) -> Tensor:
-    """A copy on the CPU, of bfloat16 too, which numpy knows by ml_dtypes only."""
-    torch = _torch()
-    whole = np.array(array, order="C")
+def to_tensor(array: np.ndarray, *, device: Any = "cpu", floating: Any = None) -> Tensor:
+    """A contiguous copy in PyTorch, of bfloat16 too, which numpy knows by ml_dtypes only.
+
+    Args:
+        array: In any order; it need not be writable.
+        device: Where the copy is, and is reordered; it is converted before, so that it takes no more memory there.
+        floating: PyTorch's type that float32 values get; None: as they are.
+    """
+    import torch
+
     if array.dtype.name == "bfloat16":
-        return torch.from_numpy(whole.view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(whole)
+        return torch.tensor(array.view(np.int16)).to(device).view(torch.bfloat16).contiguous()
+    kind = floating if array.dtype == np.float32 else None
+    return torch.tensor(array, dtype=kind).to(device).contiguous()
 
 
 def together(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ reads what is computed inside it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from trtsparse.engines.cusparselt.folding import fold_constants, simplify
 from trtsparse.engines.cusparselt.graph import PRODUCTS, Graph, Node
 from trtsparse.engines.cusparselt.merging import merge_products
 from trtsparse.engines.cusparselt.quantized import quantize_products
+from trtsparse.engines.cusparselt.ranks import least_ranks
 
 __all__ = ["fuse"]
 
@@ -23,12 +24,16 @@ _ROUNDED = 1e-3  # how far from the square root of 2 exporters, and 16-bit types
 
 
 class _Uses:
-    """Who computes and who reads each value of a graph, as it was when this was made."""
+    """Who computes and who reads each value of a graph, as it was when this was made; and how many dims it has.
 
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
+    A constant with more dims than the value beside it gives them to the result, unlike what a group is replaced by.
+    """
+
+    def __init__(self, graph: Graph, ranks: Mapping[str, int]) -> None:
+        self.graph, self.ranks = graph, ranks
         self.producer = graph.producers()
         self.readers = graph.readers()
+        self.nodes = {id(node) for node in graph.nodes}
         self._outputs = set(graph.outputs)
 
     def only_reader(self, value: str, op: str | None = None) -> Node | None:
@@ -54,21 +59,22 @@ def fuse(graph: Graph) -> Graph:
     """Rewrite a graph in place, as it was read from a model; returns it."""
     simplify(graph)
     fold_constants(graph)
+    ranks = least_ranks(graph)
     quantize_products(graph)
     fold_constants(graph)  # what was dequantized meanwhile
-    _fold_batch_norm(graph)
+    _fold_batch_norm(_Uses(graph, ranks))
     for rewrite in (_gelu, _silu, _layer_norm, _rms_norm, _attention, _linear, _pointwise, _bias, _epilogue):
-        _everywhere(graph, rewrite)
+        _everywhere(graph, ranks, rewrite)
     merge_products(graph)
     graph.prune()
     return graph
 
 
-def _everywhere(graph: Graph, rewrite: Callable[[_Uses, Node], bool]) -> None:
-    uses = _Uses(graph)
+def _everywhere(graph: Graph, ranks: Mapping[str, int], rewrite: Callable[[_Uses, Node], bool]) -> None:
+    uses = _Uses(graph, ranks)
     for node in list(graph.nodes):
-        if any(node is other for other in graph.nodes) and rewrite(uses, node):
-            uses = _Uses(graph)
+        if id(node) in uses.nodes and rewrite(uses, node):
+            uses = _Uses(graph, ranks)
 
 
 def _other(node: Node, value: str) -> str:
@@ -76,13 +82,16 @@ def _other(node: Node, value: str) -> str:
     return node.inputs[1] if node.inputs[0] == value else node.inputs[0]
 
 
-def _scalar(graph: Graph, value: str) -> float | None:
-    """A constant number that gives no dims to what it is computed with."""
-    return graph.scalar(value) if value in graph.constants and graph.constants[value].ndim < 2 else None
+def _number_beside(uses: _Uses, node: Node, value: str) -> float | None:
+    """The other operand of two, if it is a constant number that gives no dims to the result."""
+    other = _other(node, value)
+    constant = uses.graph.constants.get(other)
+    fits = constant is not None and constant.ndim <= uses.ranks.get(value, 0)
+    return uses.graph.scalar(other) if fits else None
 
 
-def _is_scalar(graph: Graph, value: str, number: float, tolerance: float = 0.0) -> bool:
-    found = _scalar(graph, value)
+def _is_beside(uses: _Uses, node: Node, value: str, number: float, tolerance: float = 0.0) -> bool:
+    found = _number_beside(uses, node, value)
     return found is not None and math.isclose(found, number, rel_tol=tolerance)
 
 
@@ -92,10 +101,9 @@ def _scaled(uses: _Uses, value: str, factor: float) -> tuple[str, Node] | None:
         node = uses.made_inside(value, op)
         if node is None:
             continue
-        if _is_scalar(uses.graph, node.inputs[1], number, _ROUNDED):
-            return node.inputs[0], node
-        if op == "Mul" and _is_scalar(uses.graph, node.inputs[0], number, _ROUNDED):
-            return node.inputs[1], node
+        for x in node.inputs if op == "Mul" else node.inputs[:1]:
+            if _is_beside(uses, node, x, number, _ROUNDED):
+                return x, node
     return None
 
 
@@ -108,7 +116,7 @@ def _gelu(uses: _Uses, erf: Node) -> bool:
         return False
     inside = _scaled(uses, erf.inputs[0], math.sqrt(0.5))
     plus = uses.only_reader(erf.outputs[0], "Add")
-    if inside is None or plus is None or not _is_scalar(uses.graph, _other(plus, erf.outputs[0]), 1.0):
+    if inside is None or plus is None or not _is_beside(uses, plus, erf.outputs[0], 1.0):
         return False
     x, scale = inside
     gone, value, half = [erf, plus, scale], plus.outputs[0], False
@@ -121,7 +129,7 @@ def _gelu(uses: _Uses, erf: Node) -> bool:
         halved = _scaled(uses, other, 0.5)
         if other == x and not seen_x:
             seen_x = True
-        elif _is_scalar(uses.graph, other, 0.5) and not half:
+        elif _is_beside(uses, product, value, 0.5) and not half:
             half = True
         elif halved is not None and halved[0] == x and not (seen_x or half):
             seen_x = half = True
@@ -158,14 +166,14 @@ def _is_last_axis(uses: _Uses, mean: Node) -> bool:
 
 def _root_of_mean_square(uses: _Uses, square: Node) -> tuple[list[Node], str, float] | None:
     """sqrt(mean(x ** 2) + epsilon): the nodes, the value, epsilon."""
-    if square.op != "Pow" or not _is_scalar(uses.graph, square.inputs[1], 2.0):
+    if square.op != "Pow" or not _is_beside(uses, square, square.inputs[0], 2.0):
         return None
     mean = uses.only_reader(square.outputs[0], "ReduceMean")
     plus = mean and uses.only_reader(mean.outputs[0], "Add")
     root = plus and uses.only_reader(plus.outputs[0], "Sqrt")
     if mean is None or plus is None or root is None or not _is_last_axis(uses, mean):
         return None
-    epsilon = _scalar(uses.graph, _other(plus, mean.outputs[0]))
+    epsilon = _number_beside(uses, plus, mean.outputs[0])
     return None if epsilon is None else ([square, mean, plus, root], root.outputs[0], epsilon)
 
 
@@ -175,9 +183,14 @@ def _affine(uses: _Uses, value: str, op: str) -> tuple[Node, str] | None:
     if node is None:
         return None
     constant = uses.graph.constants.get(_other(node, value))
-    if constant is None or constant.ndim != 1 or constant.size == 1:  # with more dims the result may have more too
+    if constant is None or constant.size == 1 or constant.shape != _along_the_last(uses, value, constant):
         return None
     return node, _other(node, value)
+
+
+def _along_the_last(uses: _Uses, value: str, constant: np.ndarray) -> tuple[int, ...]:
+    """The shape of a constant with a number for each index of a value's last axis, with as many dims as it has."""
+    return (*[1] * (min(constant.ndim, max(uses.ranks.get(value, 0), 1)) - 1), constant.size)
 
 
 def _layer_norm(uses: _Uses, square: Node) -> bool:
@@ -199,7 +212,7 @@ def _layer_norm(uses: _Uses, square: Node) -> bool:
     shifted = scaled and _affine(uses, scaled[0].outputs[0], "Add")
     if scaled is None or shifted is None:
         return False
-    inputs = [centred.inputs[0], scaled[1], shifted[1]]
+    inputs = [centred.inputs[0], _flat(uses.graph, scaled[1]), _flat(uses.graph, shifted[1])]
     new = Node("LayerNormalization", shifted[0].name, inputs, shifted[0].outputs, {"axis": -1, "epsilon": epsilon})
     uses.graph.replace([*gone, mean, centred, quotient, scaled[0], shifted[0]], new)
     return True
@@ -217,7 +230,8 @@ def _rms_norm(uses: _Uses, square: Node) -> bool:
     scaled = _affine(uses, quotient.outputs[0], "Mul")
     if scaled is None:
         return False
-    new = Node("RmsNorm", scaled[0].name, [square.inputs[0], scaled[1]], scaled[0].outputs, {"epsilon": epsilon})
+    inputs = [square.inputs[0], _flat(uses.graph, scaled[1])]
+    new = Node("RmsNorm", scaled[0].name, inputs, scaled[0].outputs, {"epsilon": epsilon})
     uses.graph.replace([*gone, quotient, scaled[0]], new)
     return True
 
@@ -251,7 +265,7 @@ def _attention(uses: _Uses, softmax: Node) -> bool:
         gone.append(plus)
     for op in ("Div", "Mul"):
         scaling = uses.made_inside(value, op)
-        factor = scaling and _scalar(uses.graph, scaling.inputs[1])
+        factor = scaling and _number_beside(uses, scaling, scaling.inputs[0])
         if scaling is not None and factor:
             value, scale = scaling.inputs[0], factor if op == "Mul" else 1 / factor
             gone.append(scaling)
@@ -321,22 +335,20 @@ def _bias(uses: _Uses, node: Node) -> bool:
         return False
     value = _other(after, node.outputs[0])
     constant = uses.graph.constants.get(value)
-    if constant is None or constant.shape not in _shapes_of_bias(node, weight.shape):
+    if constant is None or not _is_bias(uses, node, weight.shape, constant):
         return False
     inputs = [*node.inputs, _flat(uses.graph, value)]
     uses.graph.replace([node, after], Node(node.op, node.name, inputs, after.outputs, node.attributes, node.opset))
     return True
 
 
-def _shapes_of_bias(node: Node, weight: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """The shapes of constants with a value for each output channel that give no dims to a result.
-
-    How many dims the result of a product has is known of convolutions only.
-    """
+def _is_bias(uses: _Uses, node: Node, weight: tuple[int, ...], constant: np.ndarray) -> bool:
+    """Whether a constant has a number for each output channel, and no more dims than the result."""
     if node.op == "Conv" or node.attributes.get("channels"):
         channels = (weight[0], *[1] * (len(weight) - 2))
-        return [channels, (1, *channels)]
-    return [(weight[0 if node.attributes["transposed"] else 1],)]
+        return constant.shape in (channels, (1, *channels))
+    rows = weight[0 if node.attributes["transposed"] else 1]
+    return constant.size == rows and constant.shape == _along_the_last(uses, node.outputs[0], constant)
 
 
 def _epilogue(uses: _Uses, node: Node) -> bool:
@@ -352,13 +364,15 @@ def _epilogue(uses: _Uses, node: Node) -> bool:
     return False
 
 
-def _fold_batch_norm(graph: Graph) -> None:
+def _fold_batch_norm(uses: _Uses) -> None:
     """Scale a convolution's output channels instead of normalising after it; zeros stay zeros."""
-    uses = _Uses(graph)
+    graph = uses.graph
     for conv in [node for node in graph.nodes if node.op == "Conv"]:
         after = uses.only_reader(conv.outputs[0], "BatchNormalization")
         names = [*conv.inputs[1:], *(after.inputs[1:] if after is not None else [])]
         if after is None or not all(name in graph.constants for name in names):
+            continue
+        if after.attributes.get("training_mode") or len(after.outputs) > 1:
             continue
         scale, shift, mean, variance = (graph.constants[name].astype(np.float64) for name in after.inputs[1:5])
         factor = scale / np.sqrt(variance + after.attributes.get("epsilon", 1e-5))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trtsparse.engines.cusparselt.graph import Node
+from trtsparse.engines.cusparselt.graph import Node, is_two_four
 from trtsparse.engines.cusparselt.opaque import Opaque
 from trtsparse.engines.cusparselt.operators import Tensor
 from trtsparse.engines.cusparselt.program import to_tensor
 from trtsparse.errors import EngineError
-from trtsparse.sparsity.pattern import TWO_FOUR, is_compliant
 from trtsparse.tune.dense import Algorithm, Dense, dense_form
 from trtsparse.tune.gemm import Gemm, Refused
 from trtsparse.tune.result import Kernel
@@ -87,8 +87,8 @@ class WeightProduct(ABC):
 
         self._torch, self._owner, self._node = torch, owner, node
         self.n, self.k = weight.shape
-        self.compliant = self.k % TWO_FOUR.m == 0 and is_compliant(np.ascontiguousarray(weight), axis=1)
         self.tensor, self.key = node.inputs[1], node.outputs[0]
+        self.compliant = self.key in owner.stored or is_two_four(weight)
         self.compressed: Tensor = None
         self._act = {"": None, "relu": torch.relu, "gelu": torch.nn.functional.gelu}[node.attributes["act"]]
         self._ready: dict[int, Ready] = {}
@@ -183,23 +183,18 @@ class Product(WeightProduct):
 
     def __init__(self, owner: Products, node: Node, weight: np.ndarray, bias: np.ndarray | None) -> None:
         super().__init__(owner, node, weight)
-        self._weight = self._typed(weight)
-        self._on_device: Tensor = None
-        self._bias = None if bias is None else self._typed(bias).to(owner.device)
-        self._opaque = Opaque.enter(self._compute, columns=self.n, dtype=self._weight.dtype)
+        self._array = weight
+        self._dtype = to_tensor(weight[:0], floating=owner.floating).dtype
+        self._bias = None if bias is None else self._moved(bias)
+        self._opaque = Opaque.enter(self._compute, columns=self.n, dtype=self._dtype)
 
-    def _typed(self, array: np.ndarray) -> Tensor:
-        """On the CPU."""
-        value = to_tensor(array)
-        wanted = self._owner.floating
-        return value.to(wanted) if wanted is not None and value.dtype == self._torch.float32 else value
+    def _moved(self, array: np.ndarray) -> Tensor:
+        return to_tensor(array, device=self._owner.device, floating=self._owner.floating)
 
-    @property
+    @functools.cached_property
     def weight(self) -> Tensor:
         """(N, K), on the device from when a kernel first needs it."""
-        if self._on_device is None:
-            self._on_device = self._weight.to(self._owner.device)
-        return self._on_device
+        return self._moved(self._array)
 
     def __call__(self, x: Tensor) -> Tensor:
         """(M, K) to (M, N)."""
@@ -210,7 +205,7 @@ class Product(WeightProduct):
         return self._for_rows(rows, lambda undo: self._prepare(rows, undo))(x)
 
     def _prepare(self, rows: int, undo: contextlib.ExitStack) -> tuple[Compute, Used | None]:
-        dtype = HALVES.get(str(self._weight.dtype))
+        dtype = HALVES.get(str(self._dtype))
         if dtype is None:
             return self._by_torch, None
         gemm, kernel = self._choose(rows, dtype)
@@ -238,7 +233,7 @@ class Product(WeightProduct):
         plain = self._ask(Gemm(rows, self.n, self.k, dtype, epilogue=bias or "none"))
         if fused[1] is None or plain[1] is None:
             return plain if fused[1] is None else fused
-        y = self._torch.empty((rows, self.n), dtype=self._weight.dtype, device=self._owner.device)
+        y = self._torch.empty((rows, self.n), dtype=self._dtype, device=self._owner.device)
         alone_ms = self._owner.pass_ms(f"gelu {rows}x{self.n} {dtype}", lambda: self._torch.nn.functional.gelu(y))
         return fused if fused[1].ms <= plain[1].ms + alone_ms else plain
 
@@ -249,8 +244,8 @@ class Product(WeightProduct):
     def _open(self, gemm: Gemm, kernel: Kernel, undo: contextlib.ExitStack) -> Compute:
         bias = 0 if self._bias is None else self._bias.data_ptr()
         if kernel.kind == "sparse":
-            plan, packed = self._plan(gemm, kernel, undo, lambda: self._weight, bias=bias)
-            run = self._launching(plan, packed, (gemm.padded_m, self.n), self._weight.dtype)
+            plan, packed = self._plan(gemm, kernel, undo, lambda: self._moved(self._array), bias=bias)
+            run = self._launching(plan, packed, (gemm.padded_m, self.n), self._dtype)
             missing = gemm.padded_m - gemm.m
             if not missing:
                 return run
@@ -264,10 +259,11 @@ class Product(WeightProduct):
             device=self._owner.number,
         )
         undo.callback(problem.close)
-        return self._launching(problem.runner(algorithm), self.weight, (gemm.m, self.n), self._weight.dtype)
+        return self._launching(problem.runner(algorithm), self.weight, (gemm.m, self.n), self._dtype)
 
     def close(self) -> None:
         """See `WeightProduct`."""
         super().close()
         self._opaque.close()
-        self._on_device = self._bias = None
+        self.__dict__.pop("weight", None)
+        self._bias = None

@@ -94,14 +94,14 @@ class Products:
         Args:
             problem: Any number of its rows.
             key: The product's.
-            weight: Gives it, (N, K) on any device, where it was not compressed before.
+            weight: Gives it, (N, K) on the device, where it was not compressed before.
         """
         torch = _torch()
         nbytes, scratch = problem.compressed_nbytes()
         stored = self.stored.get(key)
         if stored is not None and len(stored) == nbytes:
-            return torch.frombuffer(bytearray(stored), dtype=torch.uint8).to(self.device)
-        dense = weight().to(self.device)
+            return torch.tensor(np.frombuffer(stored, np.uint8), device=self.device)
+        dense = weight()
         compressed = torch.empty(nbytes, dtype=torch.uint8, device=self.device)
         working = torch.empty(max(scratch, 1), dtype=torch.uint8, device=self.device)
         problem.compress(

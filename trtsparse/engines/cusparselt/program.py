@@ -166,8 +166,8 @@ class Program:
         found = self._constants.get((name, host))
         if found is None:
             array = self.graph.constants[name]
-            found = to_tensor(array)
-            self._constants[name, host] = found = found if host else self._on_device(found)
+            place = {} if host else {"device": self.device, "floating": self.floating}
+            found = self._constants[name, host] = to_tensor(array, **place)
         return found
 
     def _on_device(self, value: Tensor) -> Tensor:

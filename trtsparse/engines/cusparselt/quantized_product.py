@@ -57,11 +57,12 @@ class QuantizedProduct(WeightProduct):
         scales = node.attributes["w_scale"].astype(np.float64) * node.attributes["x_scale"]
         self._scales = self._moved(scales.astype(np.float32))
         self._bias = None if bias is None else self._moved(bias.astype(np.float32))
-        self._to = {10: self._torch.float16, 16: self._torch.bfloat16}.get(node.attributes.get("to", 0))
+        kinds = {1: owner.floating or self._torch.float32, 10: self._torch.float16, 16: self._torch.bfloat16}
+        self._to = kinds.get(node.attributes.get("to", 0))
         self._held: list[Tensor] = []
 
     def _moved(self, array: np.ndarray) -> Tensor:
-        return to_tensor(array).to(self._owner.device)
+        return to_tensor(array, device=self._owner.device)
 
     @functools.cached_property
     def _weight(self) -> Tensor:
@@ -162,7 +163,7 @@ class QuantizedProduct(WeightProduct):
         """A kernel as one operator: (padded M, K) of int8 to (padded M, N) of what the kernel gives."""
         if kernel.kind == "sparse":
             alphas = 0 if gemm.output_type.exact else self._scales.data_ptr()
-            integers = lambda: to_tensor(self._integers)  # noqa: E731 - a name for an argument
+            integers = lambda: self._moved(self._integers)  # noqa: E731 - a name for an argument
             runner, weight = self._plan(gemm, kernel, undo, integers, bias=self._bias_for(gemm), alphas=alphas)
         else:
             problem = Dense(dense_form(gemm), device=self._owner.number)
