@@ -248,6 +248,22 @@ def test_kernels_are_traced_as_one_operator_and_what_surrounds_them_as_pytorchs(
     product.close()
 
 
+@pytest.mark.usefixtures("libraries")
+def test_compiled_code_outlives_the_plans_that_it_was_made_with():
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    product = opened(Chooser(whole=1.0))
+    x = torch.from_numpy(random(20, K)).bfloat16()
+    eager = product(x)
+    traced = make_fx(product)(x)
+    for rows in range(100, 170):
+        product(torch.from_numpy(random(rows, K)).bfloat16())
+    assert 20 not in [used.gemm.m for used in product.used]
+    assert torch.equal(traced(x), eager)
+    assert product.used[-1].gemm.m == 20
+    product.close()
+
+
 def test_products_of_one_quantized_value_share_its_scale():
     """So that a compiler quantizes it once."""
     owner = Products(torch.device("cpu"), None, Chooser())

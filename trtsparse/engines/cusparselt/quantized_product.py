@@ -60,6 +60,8 @@ class QuantizedProduct(WeightProduct):
         kinds = {1: owner.floating or self._torch.float32, 10: self._torch.float16, 16: self._torch.bfloat16}
         self._to = kinds.get(node.attributes.get("to", 0))
         self._held: list[Tensor] = []
+        self._kernels: dict[int, Compute] = {}
+        self._operators: dict[tuple[int, Any], Opaque] = {}
 
     def _moved(self, array: np.ndarray) -> Tensor:
         return to_tensor(array, device=self._owner.device)
@@ -90,7 +92,9 @@ class QuantizedProduct(WeightProduct):
         if kernel is None:
             return self._by_torch(rows), used
         with self._telling(gemm, kernel):
-            multiply = self._open(gemm, kernel, undo)
+            self._kernels[rows] = self._open(gemm, kernel, undo)
+        undo.callback(self._kernels.pop, rows)
+        multiply = self._operator(gemm, dtype)
         return self._finishing(multiply, gemm.padded_m, scaled=not gemm.output_type.exact), used
 
     # -- which kernel ------------------------------------------------------------------------------------------------
@@ -159,8 +163,20 @@ class QuantizedProduct(WeightProduct):
         padded = max(-(-rows // _ROWS) * _ROWS, _LEAST_ROWS)
         return self._finishing(lambda x: product(x.contiguous(), transposed), padded, scaled=False)
 
-    def _open(self, gemm: Gemm, kernel: Kernel, undo: contextlib.ExitStack) -> Opaque:
-        """A kernel as one operator: (padded M, K) of int8 to (padded M, N) of what the kernel gives."""
+    def _operator(self, gemm: Gemm, dtype: Any) -> Opaque:
+        """A kernel as one operator, which compiled code keeps: what was destroyed meanwhile is prepared again."""
+        rows, kind = gemm.m, getattr(self._torch, gemm.output_type.numpy.name)
+
+        def compute(x: Tensor) -> Tensor:
+            self._for_rows(rows, lambda undo: self._prepare(rows, dtype, undo))
+            return self._kernels[rows](x)
+
+        if (rows, kind) not in self._operators:
+            self._operators[rows, kind] = Opaque.enter(compute, columns=self.n, dtype=kind)
+        return self._operators[rows, kind]
+
+    def _open(self, gemm: Gemm, kernel: Kernel, undo: contextlib.ExitStack) -> Compute:
+        """A kernel: (padded M, K) of int8 to (padded M, N) of what it gives."""
         if kernel.kind == "sparse":
             alphas = 0 if gemm.output_type.exact else self._scales.data_ptr()
             integers = lambda: self._moved(self._integers)  # noqa: E731 - a name for an argument
@@ -170,10 +186,7 @@ class QuantizedProduct(WeightProduct):
             undo.callback(problem.close)
             runner, weight = problem.runner(Algorithm(**kernel.parameters)), self._weight
         dtype = getattr(self._torch, gemm.output_type.numpy.name)
-        run = self._launching(runner, weight, (gemm.padded_m, self.n), dtype)
-        made = Opaque.enter(run, columns=self.n, dtype=dtype)
-        undo.callback(made.close)
-        return made
+        return self._launching(runner, weight, (gemm.padded_m, self.n), dtype)
 
     def _bias_for(self, gemm: Gemm) -> int:
         """The address of the bias in the type that a product wants, which lives as long as this object; 0 without."""
@@ -188,5 +201,8 @@ class QuantizedProduct(WeightProduct):
         super().close()
         for name in ("_weight", "_floats"):
             self.__dict__.pop(name, None)
+        for operator in self._operators.values():
+            operator.close()
+        self._operators.clear()
         self._held.clear()
         self._x_scale = self._scales = self._bias = None
