@@ -207,7 +207,11 @@ def test_loading_is_timed_when_asked(model, cuda):
 
 
 def test_a_model_in_onnx_runtime_is_not_deserialized(model):
-    failed(trtexec(f"--onnx={model} --timeDeserialize {ON_CPU}"), ConfigError)
+    error = failed(trtexec(f"--onnx={model} --timeDeserialize {ON_CPU}"), ConfigError)
+    assert str(error) == (
+        "only plans are deserialized\n  where: --timeDeserialize\n  got: --engine=onnxruntime\n"
+        "  to fix: leave --engine out, or --timeDeserialize"
+    )
 
 
 def test_plugins_are_registered_before_a_plan_is_loaded(model, cuda, tmp_path, monkeypatch):

@@ -354,7 +354,12 @@ class _Run:
         with telling(self.out):
             if options.inference.time_deserialize:
                 if plan is None:
-                    raise UnsupportedOptionError("only plans are deserialized", where="--timeDeserialize")
+                    raise UnsupportedOptionError(
+                        "only plans are deserialized",
+                        where="--timeDeserialize",
+                        got=f"--engine={options.engine}",
+                        fix="leave --engine out, or --timeDeserialize",
+                    )
                 time_deserialize(plan, options, self.out, cuda=self.cuda)
                 return True
             if options.engine == "onnxruntime":

@@ -173,6 +173,16 @@ def test_what_cannot_be_captured_is_said(torch, monkeypatch):
     )
 
 
+def test_a_products_own_error_is_not_hidden_by_compiling_or_capturing(torch, monkeypatch):
+    def run(*_values):
+        raise EngineError("a step failed", where="fc")
+
+    monkeypatch.setattr(torch, "compile", lambda *_args, **_options: run)
+    program = SimpleNamespace(floating=None, trace=lambda _inputs: None)
+    engine = hollow(compiled=True, inputs=(), program=program, _compiled={})
+    assert refusal(EngineError, lambda: engine.runner(())) == "a step failed\n  where: fc"
+
+
 def test_a_kernel_that_the_library_does_not_have_is_named(torch, monkeypatch):
     def refuse(*_args, **_options):
         raise Refused("cuSPARSELt: invalid value")

@@ -12,8 +12,9 @@ from trtsparse.engines.cusparselt.graph import read_graph
 from trtsparse.engines.cusparselt.patterns import fuse
 from trtsparse.engines.cusparselt.program import check_operators
 from trtsparse.engines.onnxruntime import OnnxRuntimeEngine
-from trtsparse.errors import ModelError
+from trtsparse.errors import EngineError, ModelError
 from trtsparse.files.model import OnnxModel
+from trtsparse.precision.feeds import random_feeds
 
 
 def node_model(op, shapes, *, constants=(), opset=17, outputs=1, **attributes):
@@ -182,6 +183,18 @@ REFUSED = {
     "DequantizeLinear with scales of blocks": [
         TO_INT8, it("DequantizeLinear", ["q", "ss", "zs"], ["y"], block_size=4, axis=1)
     ],
+    "MaxPool with its indices": [it("MaxPool", ["x3"], ["y", "indices"], kernel_shape=[2])],
+    "AveragePool with dilations": [it("AveragePool", ["x3"], ["y"], kernel_shape=[2], dilations=[2])],
+    "ConvTranspose with auto_pad and output_shape": [
+        it("ConvTranspose", ["x3", "k"], ["y"], auto_pad="SAME_UPPER")
+    ],
+    "ConvTranspose with pads that differ at the two ends": [it("ConvTranspose", ["x3", "k"], ["y"], pads=[0, 1])],
+    "Resize with mode 'nearest' with coordinates 'half_pixel' and 'ceil'": [
+        it("Resize", ["x3", "", "twice"], ["y"], nearest_mode="ceil")
+    ],
+    "Resize with mode 'linear' with coordinates 'asymmetric'": [
+        it("Resize", ["x3", "", "twice"], ["y"], mode="linear", coordinate_transformation_mode="asymmetric")
+    ],
     "DequantizeLinear with a type of its result": [
         TO_INT8, it("DequantizeLinear", ["q", "s"], ["y"], output_dtype=onnx.TensorProto.FLOAT16)
     ],
@@ -194,9 +207,38 @@ def test_variants_that_are_not_executed_are_named_before_anything_runs(what):
         tensor("c", random(8)), tensor("f8", random(2, 8).astype(ml_dtypes.float8_e4m3fn)),
         tensor("n", np.array([3], INT)), tensor("s", np.float32(0.5)), tensor("ss", random(2, 2)),
         tensor("zs", np.zeros((2, 2), np.int8)), tensor("k", random(8, 8, 1)),
+        tensor("twice", np.float32([1, 1, 2])),
     ]  # fmt: skip
-    outputs = {"y": None, "mask": None} if "mask" in what else None
+    outputs = {"y": None} | {name: None for name in ("mask", "indices") if name in what}
     source = model(REFUSED[what], constants, inputs={"x": [2, 8], "x3": [1, 8, 4]}, outputs=outputs, opset=23)
     with pytest.raises(ModelError) as caught:
         check_operators(fuse(read_graph(OnnxModel.open(source))))
     assert str(caught.value).splitlines()[2] == f"  got: {what} (1, first 'it')"
+
+
+def test_resize_is_executed_from_opset_11_on():
+    source = node_model("Resize", [(1, 2, 3, 4)], constants=[np.float32([1, 1, 2, 2])], opset=10)
+    with pytest.raises(ModelError) as caught:
+        check_operators(fuse(read_graph(OnnxModel.open(source))))
+    got = "  got: Resize with the inputs that it has in opset 10 (1, first 'it')"
+    assert str(caught.value).splitlines()[2] == got
+
+
+@pytest.mark.parametrize(
+    ("source", "got"),
+    [
+        (
+            node_model("AveragePool", [(1, 2, 4, 4)], kernel_shape=[2, 2], auto_pad="SAME_UPPER"),
+            "average pooling with pads that differ at the two ends",
+        ),
+        (
+            node_model("Resize", [(1, 2, 3, 4)], constants=[None, np.float32([1, 1, 1.5, 1])]),
+            "nearest_mode 'round_prefer_floor' with scales that are not whole",
+        ),
+    ],
+)
+def test_what_depends_on_shapes_is_refused_when_it_is_executed(source, got):
+    with pytest.raises(EngineError) as caught:
+        execute(source, random_feeds(source)[0])
+    node = source.graph.node[0]
+    assert str(caught.value) == (f"a step failed\n  where: ModelProto: node 'it' ({node.op_type})\n  got: {got}")

@@ -126,6 +126,8 @@ class CusparseltContext:
                 side.synchronize()
                 with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
                     outputs = run(inputs)
+            except EngineError:  # it says what it is about
+                raise
             except RuntimeError as error:
                 raise EngineError(
                     "the model cannot be captured in a CUDA graph", where=engine.description, got=str(error)

@@ -188,6 +188,8 @@ class CusparseltEngine:
             found = torch.compile(self.program.trace(self.zeros(shapes)), fullgraph=True, dynamic=False)
             try:
                 found(*self.zeros(shapes))
+            except EngineError:  # of a product
+                raise
             except RuntimeError as error:  # all of the compiler's are
                 raise EngineError(
                     "torch.compile does not compile the model",

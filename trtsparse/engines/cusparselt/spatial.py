@@ -78,16 +78,17 @@ def _conv_transpose(node: Node) -> Step:
     functional, given = _functional(), node.attributes
     if given.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID") or given.get("output_shape"):
         raise NotImplementedError("auto_pad and output_shape")
+    around = given.get("pads") or []
+    if around[: len(around) // 2] != around[len(around) // 2 :]:
+        raise NotImplementedError("pads that differ at the two ends")
 
     def step(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         rank = weight.dim() - 2
         convolve = (functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d)[rank - 1]
-        pads = given.get("pads") or [0] * (2 * rank)
-        if pads[:rank] != pads[rank:]:
-            raise NotImplementedError("pads that differ at the two ends")
+        pads = around[:rank] or [0] * rank
         stride, dilation = given.get("strides") or [1] * rank, given.get("dilations") or [1] * rank
         more = given.get("output_padding") or [0] * rank
-        return convolve(x, weight, bias, stride, pads[:rank], more, given.get("group", 1), dilation)
+        return convolve(x, weight, bias, stride, pads, more, given.get("group", 1), dilation)
 
     return step
 
@@ -136,6 +137,8 @@ def _resize(node: Node) -> Step:
     functional, given = _functional(), node.attributes
     mode, place = given.get("mode", "nearest"), given.get("coordinate_transformation_mode", "half_pixel")
     rounding = given.get("nearest_mode", "round_prefer_floor")
+    if node.opset < 11:
+        raise NotImplementedError(f"the inputs that it has in opset {node.opset}")
     exact = (place, rounding) == ("asymmetric", "floor")  # as PyTorch does it, for every scale
     whole = place == "half_pixel" and rounding.startswith("round")  # the same for whole scales
     if mode == "cubic" or place not in ("asymmetric", "half_pixel", "pytorch_half_pixel", "align_corners"):
