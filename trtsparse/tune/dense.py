@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from trtsparse.errors import DeviceError, MissingDependencyError
 from trtsparse.tune.gemm import DTYPES, Gemm, Refused
+from trtsparse.tune.handles import start
 
 __all__ = ["Algorithm", "Dense", "dense_form", "version"]
 
@@ -32,16 +32,7 @@ _EPILOGUES = {
 @functools.cache
 def _library(device: int) -> tuple[Any, int]:  # noqa: ARG001 - a handle belongs to a device
     """The binding and its handle for the current device, whose number is given."""
-    try:
-        from nvmath.bindings import cublasLt
-    except ImportError as missing:
-        raise MissingDependencyError("cuBLASLt is used through nvmath-python", extra="cuda") from missing
-    try:
-        return cublasLt, int(cublasLt.create())
-    except cublasLt.cuBLASLtError as error:
-        raise DeviceError("cuBLASLt does not take this GPU", got=str(error)) from error
-    except RuntimeError as error:  # the binding is there, the library is not
-        raise MissingDependencyError("cuBLASLt cannot be loaded", extra="cuda", where=str(error)) from error
+    return start("cuBLASLt", "cublasLt", create="create", error="cuBLASLtError")
 
 
 def version(device: int = 0) -> str:

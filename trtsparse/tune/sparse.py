@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from trtsparse.errors import DeviceError, MissingDependencyError
 from trtsparse.tune.gemm import Gemm, Refused
+from trtsparse.tune.handles import start
 
 __all__ = ["Configuration", "Plan", "Sparse", "version"]
 
@@ -31,16 +31,7 @@ SEGMENT_K = -1
 @functools.cache
 def _library(device: int) -> tuple[Any, int]:  # noqa: ARG001 - a handle belongs to a device
     """The binding and its handle for the current device, whose number is given."""
-    try:
-        from nvmath.bindings import cusparseLt
-    except ImportError as missing:
-        raise MissingDependencyError("cuSPARSELt is used through nvmath-python", extra="cuda") from missing
-    try:
-        return cusparseLt, int(cusparseLt.init())
-    except cusparseLt.cuSPARSELtError as error:
-        raise DeviceError("cuSPARSELt does not take this GPU", got=str(error)) from error
-    except RuntimeError as error:  # the binding is there, the library is not
-        raise MissingDependencyError("cuSPARSELt cannot be loaded", extra="cuda", where=str(error)) from error
+    return start("cuSPARSELt", "cusparseLt", create="init", error="cuSPARSELtError")
 
 
 def version(device: int = 0) -> str:
