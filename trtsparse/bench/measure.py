@@ -96,9 +96,9 @@ def bench(
         feeds: Inputs by name. Those left out are filled with random numbers, which `Measurement.random` tells.
         shapes: Shapes of random inputs with dynamic dims.
         options: How to measure.
-        engine: "auto", "onnxruntime" or "tensorrt".
-        device: The GPU's number, by default 0; for a plan only.
-        cuda: The CUDA binding, as for `trtsparse.Session`; for a plan only.
+        engine: "auto", "onnxruntime", "tensorrt" or "cusparselt".
+        device: The GPU's number, by default 0; not for the CPU.
+        cuda: The CUDA binding, as for `trtsparse.Session`; not for the CPU.
         progress: Called with the milliseconds done and in all.
 
     Raises:

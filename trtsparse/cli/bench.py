@@ -34,7 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--shapes", metavar="NAME:1x3x224x224,...", help="shapes of inputs, which are random otherwise"
     )
     shared.add_engine(parser)
-    parser.add_argument("--device", type=int, metavar="N", help="the GPU's number, for a plan (default: 0)")
+    parser.add_argument("--device", type=int, metavar="N", help="the GPU's number (default: 0); not for the CPU")
     parser.add_argument(
         "--cuda", default="auto", choices=("auto", "cuda-python", "pycuda"), help="the CUDA binding (default: auto)"
     )

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import models
+from trtsparse._version import __version__
 from trtsparse.engines.cusparselt import engine as module
 from trtsparse.engines.cusparselt import product
 from trtsparse.engines.cusparselt.context import CusparseltContext
@@ -120,6 +121,15 @@ def test_kernels_that_were_chosen_elsewhere_are_warned_of(mlp, monkeypatch):
     assert str(warned[0].message) == (
         f"the kernels in {model.name} were chosen for {{'gpu': 'there'}}: they are chosen anew"
     )
+
+
+@pytest.mark.usefixtures("gpu")
+def test_kernels_are_for_a_gpu_its_libraries_and_this_version(monkeypatch):
+    monkeypatch.setattr(module, "_version", lambda library, device: f"{library.__name__.rpartition('.')[2]} {device}")
+    assert module.made_on(0) == {
+        "gpu": "a GPU", "capability": "(9, 0)", "trtsparse": __version__, "cusparselt": "sparse 0",
+        "cublaslt": "dense 0",
+    }  # fmt: skip
 
 
 @pytest.mark.usefixtures("torch")

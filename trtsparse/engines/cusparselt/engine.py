@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from trtsparse._version import __version__
 from trtsparse.engines.cusparselt.context import CusparseltContext, torch_type
 from trtsparse.engines.cusparselt.graph import read_graph
 from trtsparse.engines.cusparselt.operators import Tensor
@@ -246,11 +247,15 @@ class CusparseltEngine:
 
 
 def made_on(device: int) -> dict[str, str]:
-    """What kernels and compressed weights depend on: the GPU's kind and the libraries' versions."""
+    """What kernels and compressed weights depend on: the GPU's kind, the libraries' versions and our own.
+
+    Another version may rewrite a model to other products.
+    """
     torch = _torch()
     return {
         "gpu": torch.cuda.get_device_name(device),
         "capability": str(torch.cuda.get_device_capability(device)),
+        "trtsparse": __version__,
         "cusparselt": _version(sparse, device),
         "cublaslt": _version(dense, device),
     }

@@ -43,8 +43,8 @@ class Saved:
         model: The model.
         precision: "bf16", "fp16" or "typed".
         kernels: By what was asked (`trtsparse.tune.choose.question`): the kernel; None for PyTorch's own.
-        weights: Compressed weights by the tensor's name; of a file that was read, where they are in it.
-        made_on: The GPU and the libraries that the kernels and the compressed weights are for.
+        weights: Compressed weights by the product's key; of a file that was read, where they are in it.
+        made_on: The GPU, the libraries and the version of trtsparse that kernels and compressed weights are for.
         compiled: Whether what surrounds the products is compiled.
         passes: Milliseconds of passes after products that the choices rest on, by what they do.
     """
