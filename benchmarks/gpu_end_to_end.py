@@ -50,6 +50,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--compile-limit-s", type=float, default=100.0, help="for one variant (default: 100)")
     parser.add_argument("--rounds", type=int, default=7, help="in which all variants run in turn (default: 7)")
     parser.add_argument("--only", nargs="+", default=(), metavar="VARIANT", help="build these variants alone")
+    parser.add_argument("--no-autotune", action="store_true", help="torch.compile in its default mode alone")
     parser.add_argument("--plain", action="store_true", help="our engines are not compiled by torch.compile")
     parser.add_argument("--profile", action="store_true", help="time the steps of our sparse engine")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: tiny sizes, to try it out")
@@ -175,7 +176,8 @@ def measure_all(options: argparse.Namespace, folder: Path, out: Path) -> list[di
                 "case": case.name, "folder": str(folder), "report": str(out / f"{options.name}-{case.name}.json"),
                 "cache": str(cache), "limit_s": left_s * case.share / sum(one.share for one in cases[position:]),
                 "compile_limit_s": options.compile_limit_s, "rounds": options.rounds, "device": options.device,
-                "compiled": not options.plain, "profile": options.profile, "only": list(options.only),
+                "autotune": not options.no_autotune, "compiled": not options.plain, "profile": options.profile,
+                "only": list(options.only),
             }  # fmt: skip
             reports.append(measure(job))
     finally:

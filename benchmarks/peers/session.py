@@ -56,6 +56,7 @@ class Job:
         compile_limit_s: For one variant.
         rounds: Of timing.
         device: "cuda", or "cpu" to try out the program at a tiny size.
+        autotune: Whether ``torch.compile`` gets its most thorough mode where the case wants that.
         compiled: Whether our engines are compiled.
         profile: Time our engine's steps too.
         skip: Variants that killed an earlier process, with the reason.
@@ -70,6 +71,7 @@ class Job:
     compile_limit_s: float = 100.0
     rounds: int = 7
     device: str = "cuda"
+    autotune: bool = True
     compiled: bool = True
     profile: bool = False
     skip: dict[str, str] = field(default_factory=dict)
@@ -146,7 +148,7 @@ class Session:
 
     def _peers(self) -> dict[str, Callable[[], Runnable]]:
         kinds = {"convolutions": self.case.convolutions, "eight bits": self.case.int8_target is not None}
-        mode = AUTOTUNE if self.case.autotune else "default"
+        mode = AUTOTUNE if self.case.autotune and self.job.autotune else "default"
         found = variants(self.setting, kinds=kinds, mode=mode)
         if mode == AUTOTUNE:
             self.instead = variants(self.setting, kinds=kinds, mode="default")

@@ -219,6 +219,32 @@ def test_every_configuration_also_scales_by_channel(gemm):
     assert planned(alphas=vector.data_ptr()) == plain
 
 
+def test_plans_that_scale_by_channel_live_beside_each_other():
+    """cuSPARSELt breaks the older one of two plans that share descriptors."""
+    gemm, to = Gemm(512, 1024, 2048, "int8", "bf16", "bias"), {"device": "cuda"}
+    scales = torch.full((gemm.n,), 2.0**-10, dtype=torch.float32, **to)
+    bias = torch.ones(gemm.n, dtype=torch.bfloat16, **to)
+    x = torch.randint(-127, 128, (gemm.m, gemm.k), dtype=torch.int8, **to)
+    w = torch.randint(-127, 128, (gemm.n, gemm.k), dtype=torch.int8, **to)
+    w[:, 1::4] = w[:, 3::4] = 0
+    problem = Sparse(gemm, bias=bias.data_ptr(), alphas=scales.data_ptr())
+    packed, scratch = (torch.empty(size, dtype=torch.uint8, **to) for size in problem.compressed_nbytes())
+    stream = torch.cuda.current_stream().cuda_stream
+    problem.compress(w=w.data_ptr(), compressed=packed.data_ptr(), scratch=scratch.data_ptr(), stream=stream)
+    plans = [problem.runner(configuration) for configuration in problem.configurations()[1]]
+    right = (x.double() @ w.double().T) * 2.0**-10 + 1
+    for plan in (*plans, *plans):
+        y = torch.full((gemm.m, gemm.n), float("nan"), dtype=torch.bfloat16, **to)
+        workspace = torch.empty(plan.workspace_nbytes + 1, dtype=torch.uint8, **to)
+        plan.enqueue(
+            x=x.data_ptr(), w=packed.data_ptr(), y=y.data_ptr(), workspace=workspace.data_ptr(), stream=stream
+        )
+        assert float((y.double() - right).abs().max() / right.abs().max()) < 0.008
+    for plan in plans:
+        plan.close()
+    problem.close()
+
+
 @pytest.mark.parametrize("out", ["bf16", "fp16"])
 def test_gelu_is_refused_for_floating_values(out):
     """So it is computed after the kernel."""

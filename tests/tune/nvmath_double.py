@@ -307,7 +307,9 @@ class CusparseLt(types.ModuleType):
 
     def matmul_plan_init(self, handle, matmul, selection):
         assert handle == 2
-        return self._handles.add(matmul=matmul, selection=selection)
+        made = self._handles.add(matmul=matmul, selection=selection)
+        self._handles[matmul].newest = made
+        return made
 
     def matmul_plan_destroy(self, plan):
         self._handles[self._handles[plan].selection]
@@ -352,6 +354,7 @@ class CusparseLt(types.ModuleType):
         m, n, k, kind, output = x_form.rows, w_form.rows, w_form.columns, TYPES[w_form.kind], TYPES[y_form.kind]
         self._cuda._place(workspace, 256 * abs(selected[3]), on_device=True)
         by_channel = bool(product.values.get(5))
+        assert not by_channel or product.newest == plan, "another plan of the same descriptor broke this one"
         self._cuda._place(alpha, 4 * n if by_channel else 4, on_device=by_channel)
         factor = 0.0 if by_channel else float(read(alpha, np.float32))
         taken = self._times[selected[0]]

@@ -2,8 +2,8 @@
 
 A script is {kernel: what it does}; kernels are called as candidates are, "dense 0" or "sparse config 1 segment_k".
 What it does: a number of milliseconds, or "crash", "hang", "exit", "break" (the device), "refuse", "wrong", "raise",
-or "crash in race". The first of each kind is the library's own choice. "unavailable" says that there is no device,
-"open" what opening a product does.
+or one of "crash in race" and "raise in race". The first of each kind is the library's own choice. "unavailable" says
+that there is no device, "open" what opening a product does.
 """
 
 import json
@@ -91,9 +91,12 @@ class ScriptedProblem:
         wrong = self._what(candidate) == "wrong"
         return Check(error=0.7 if wrong else 1e-4, bound=1e-3, largest=1e-3)
 
-    def race(self, candidates, rounds):
-        if any(self._what(one) == "crash in race" for one in candidates):
-            self.library.act("crash")
+    def race(self, candidates, rounds, before):
+        for one in candidates:
+            before(one)
+            what = str(self._what(one))
+            if what.endswith(" in race"):
+                self.library.act(what.removesuffix(" in race"))
         return [[self._what(one) * (1 + 0.01 * at) for at in range(rounds)] for one in candidates]
 
     def facts(self):

@@ -68,7 +68,9 @@ def test_times_and_checks_are_those_of_the_candidate(problem):
     assert problem.screen(by_key["sparse config 2"]) == pytest.approx(0.4, rel=0.02)
     assert problem.check(by_key["dense 1"]).passed
     assert problem.check(by_key["sparse config 2"]).passed
-    times = problem.race([by_key["dense 1"], by_key["sparse config 2"]], 3)
+    finalists, ran = [by_key["dense 1"], by_key["sparse config 2"]], []
+    times = problem.race(finalists, 3, ran.append)
+    assert ran == 5 * finalists  # a look, a warm-up, three rounds
     assert times == [pytest.approx([0.6] * 3, rel=0.02), pytest.approx([0.4] * 3, rel=0.02)]
     assert problem.facts() == {"dense_nbytes": 32 * 128 * 2, "compressed_nbytes": 32 * 128 * 2 * 9 // 16}
 

@@ -94,10 +94,25 @@ def test_a_dense_killer_is_skipped_for_its_own_product_only():
         assert made.lessons["bf16->bf16"].killers == {}
 
 
-def test_a_crash_in_the_race_ends_with_a_table_too():
-    (result,) = tuned({"dense 0": 2.0, "sparse config 0": 1.0, "sparse config 1": "crash in race"})
-    assert result.restarts >= 1
-    assert result.tried >= 1
+@pytest.mark.parametrize(("what", "restarts"), [("crash", 1), ("raise", 0)])
+def test_what_fails_in_the_race_is_the_one_that_ran(what, restarts):
+    script = {"dense 0": 2.0, "sparse config 0": 1.0, "sparse config 1": f"{what} in race"}
+    with tuner(script) as made:
+        result = made.tune(GEMM)
+        assert (result.dense.name, result.sparse.name, result.restarts) == ("0", "config 0", restarts)
+        assert [key for key, _ in result.skipped] == ["sparse config 1"]
+        assert made.tune(OTHER).restarts == 0
+
+
+def test_after_some_crashes_in_races_a_kind_is_left():
+    script = {"dense 0": 2.0, **{f"sparse config {at}": "crash in race" for at in range(9)}}
+    with tuner(script, crashes=2) as made:
+        result = made.tune(GEMM)
+        assert (result.dense.name, result.sparse, result.restarts) == ("0", None, 2)
+        assert set(dict(result.skipped).values()) == {
+            "killed by SIGKILL", "not used: 2 crashed after they had been timed",
+        }  # fmt: skip
+        assert len(made.lessons["bf16->bf16"].killers) == 2  # the others may work elsewhere
 
 
 def test_forms_that_every_kernel_was_refused_are_summed_up_and_not_asked_for_again():

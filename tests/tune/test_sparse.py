@@ -106,6 +106,19 @@ def test_int8_products_are_scaled_by_channel_before_bias_and_activation(cuda, ou
     problem.close()
 
 
+def test_plans_that_scale_by_channel_live_beside_each_other(cuda):
+    place = Place(cuda)
+    problem = Sparse(Gemm(16, 32, 64, "int8", "fp16"), alphas=place.put(np.full(32, 2**-8, np.float32)))
+    packed = place.compressed(problem)
+    plans = [problem.runner(Configuration(number)) for number in range(3)]
+    first, *others = [place.run(plan, packed) for plan in plans]
+    for other in others:
+        np.testing.assert_array_equal(other, first)
+    for plan in plans:
+        plan.close()
+    problem.close()
+
+
 def test_factors_of_channels_are_on_the_device(cuda):
     place, host = Place(cuda), np.ones(32, np.float32)
     problem = Sparse(Gemm(16, 32, 64, "int8", "fp16"), alphas=host.ctypes.data)

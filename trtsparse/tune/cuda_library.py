@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -241,9 +241,12 @@ class CudaProblem:
         kernels.opened(candidate)(0)
         return self._references[kernels.gemm].check(self._operands.read(output, (kernels.gemm.m, self.gemm.n)))
 
-    def race(self, candidates: Sequence[Candidate], rounds: int) -> list[list[float]]:
+    def race(
+        self, candidates: Sequence[Candidate], rounds: int, before: Callable[[Candidate], None]
+    ) -> list[list[float]]:
         """See `Problem`."""
-        return self._stopwatch.race([self._kernels[one.kind].opened(one) for one in candidates], rounds)
+        opened = [self._kernels[one.kind].opened(one) for one in candidates]
+        return self._stopwatch.race(opened, rounds, before=lambda at: before(candidates[at]))
 
     def facts(self) -> dict[str, Any]:
         """See `Problem`."""

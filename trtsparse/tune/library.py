@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -52,8 +52,10 @@ class Problem(Protocol):
     def check(self, candidate: Candidate) -> Check:
         """Compare with float64 on random data, with a poisoned output."""
 
-    def race(self, candidates: Sequence[Candidate], rounds: int) -> list[list[float]]:
-        """Careful times in milliseconds of each, in turn."""
+    def race(
+        self, candidates: Sequence[Candidate], rounds: int, before: Callable[[Candidate], None]
+    ) -> list[list[float]]:
+        """Careful times in milliseconds of each, in turn; ``before`` is told which is about to run."""
 
     def facts(self) -> dict[str, Any]:
         """What else belongs into the result, as JSON types."""

@@ -29,7 +29,8 @@ class Options:
         finalists: Of each kind, how many of the fastest kernels are checked and timed carefully; of so many sparse
             ones all split-K forms are tried.
         rounds: Careful times of each, taken in turn.
-        crashes: After so many kernels of one kind in a row that killed the process, the rest of that kind is left.
+        crashes: After so many kernels of one kind in a row that killed the process, the rest of that kind is left;
+            after so many that did once they had been looked at, all of it.
         timeout_s: What one kernel may take.
         screen_s: After so long no further kernels are looked at, once there is one of each kind.
         start_s: What the process may take to start, and to make the operands of a product.
@@ -55,7 +56,8 @@ class _State:
     refused: dict[str, str] = field(default_factory=dict)
     times: dict[str, list[float]] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
-    in_a_row: dict[str, int] = field(default_factory=dict)
+    in_a_row: Counter[str] = field(default_factory=Counter)
+    later: Counter[str] = field(default_factory=Counter)
     began: float = field(default_factory=time.monotonic)
     working: str = ""
     stage: str = ""
@@ -88,9 +90,26 @@ class _State:
             if key in self.refused or key in self.screened:
                 yield one["form"], key in self.refused
 
+    def left_after(self, key: str, crashes: int) -> dict[str, str]:
+        """Count a kernel's crash; those that are not tried, or not used, after so many, and why."""
+        kind = _kind(key)
+        others = [other for other in self.candidates if _kind(other) == kind and other not in self.skipped]
+        others = [other for other in others if other not in self.refused]
+        if self.stage == "screen":
+            self.in_a_row[kind] += 1
+            why = f"not tried: {crashes} before it crashed"
+            left = [other for other in others if other not in self.screened]
+            return dict.fromkeys(left, why) if self.in_a_row[kind] >= crashes else {}
+        self.later[kind] += 1
+        if self.later[kind] < crashes:
+            return {}
+        self.screened = {other: ms for other, ms in self.screened.items() if _kind(other) != kind}
+        return dict.fromkeys(others, f"not used: {crashes} crashed after they had been timed")
+
     def job(self, options: Options, refused: Iterable[str]) -> dict[str, Any]:
         """What the child is asked; ``refused``: forms that it need not try."""
-        given_up = [kind for kind, count in self.in_a_row.items() if count >= options.crashes]
+        crashes = (*self.in_a_row.items(), *self.later.items())
+        given_up = sorted({kind for kind, count in crashes if count >= options.crashes})
         return {
             "gemm": self.gemm.to_dict(), "screened": self.screened, "skip": [*self.skipped, *self.refused],
             "refused": sorted(refused), "give_up": given_up, "finalists": options.finalists,
@@ -203,16 +222,11 @@ class Tuner:
             return True
         state.skipped[key] = how
         state.screened.pop(key, None)
-        kind = _kind(key)
-        state.in_a_row[kind] = state.in_a_row.get(kind, 0) + 1
-        left: dict[str, str] = {}
-        if state.in_a_row[kind] >= self.options.crashes:
-            tried = {*state.screened, *state.skipped, *state.refused}
-            why = f"not tried: {self.options.crashes} before it crashed"
-            left = {other: why for other in state.candidates if _kind(other) == kind and other not in tried}
+        left = state.left_after(key, self.options.crashes)
         state.skipped |= left
-        if kind == "sparse" and state.stage != "race":  # dense names mean other kernels elsewhere; a race has many
-            lessons.killers |= {key: f"{how} (with {state.gemm.key})", **left}
+        if _kind(key) == "sparse":  # dense names mean other kernels elsewhere
+            lessons.killers |= {key: f"{how} (with {state.gemm.key})"}
+            lessons.killers |= left if state.stage == "screen" else {}
         return False
 
     def close(self) -> None:

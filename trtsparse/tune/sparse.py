@@ -105,10 +105,10 @@ class Sparse:
 
     def __init__(self, gemm: Gemm, *, alpha: float = 1.0, bias: int = 0, alphas: int = 0, device: int = 0) -> None:
         self._lt, self._handle = _library(device)
-        self.gemm = gemm
+        self.gemm, self._bias = gemm, bias
+        self._alphas = alphas
         with contextlib.ExitStack() as undo, _refusals(self._lt):
             self._w, self._matmul = self._describe(undo)
-            self._set_epilogue(bias, alphas)
             self._undo = undo.pop_all()
         # read when a product is enqueued
         self._factors = np.array([alpha, 0], np.float32)
@@ -117,7 +117,7 @@ class Sparse:
         self._stream = np.zeros(1, np.uint64)
 
     def _describe(self, undo: contextlib.ExitStack) -> tuple[int, int]:
-        """Descriptors of the weight and of the product."""
+        """Descriptors of the weight, and of the product with its epilogue."""
         lt, gemm, handle = self._lt, self.gemm, self._handle
         kind, output = gemm.input_type, gemm.output_type
         m, n, k = gemm.padded_m, gemm.n, gemm.k
@@ -131,25 +131,26 @@ class Sparse:
         compute = lt.ComputeType.COMPUTE_32I if kind.exact else lt.ComputeType.COMPUTE_32F
         matmul = int(lt.matmul_descriptor_init(handle, _PLAIN, _TRANSPOSED, w, x, y, y, compute))
         undo.callback(lt.matmul_descriptor_destroy, matmul)
+        self._set_epilogue(matmul)
         return w, matmul
 
-    def _set_epilogue(self, bias: int, alphas: int) -> None:
+    def _set_epilogue(self, matmul: int) -> None:
         names = self._lt.MatmulDescAttribute
         values: list[tuple[Any, Any]] = []
-        if alphas:
+        if self._alphas:
             values.append((names.ALPHA_VECTOR_SCALING, np.int32(1)))
         if self.gemm.has_bias:
-            values.append((names.BIAS_POINTER, np.int64(bias)))
+            values.append((names.BIAS_POINTER, np.int64(self._bias)))
         if self.gemm.activation:
             values.append((names[f"ACTIVATION_{self.gemm.activation.upper()}"], np.int32(1)))
         for name, value in values:
             held = np.array([value])
-            self._lt.matmul_desc_set_attribute(self._handle, self._matmul, name, held.ctypes.data, held.nbytes)
+            self._lt.matmul_desc_set_attribute(self._handle, matmul, name, held.ctypes.data, held.nbytes)
 
-    def _selection(self, undo: contextlib.ExitStack, configuration: Configuration) -> int:
+    def _selection(self, undo: contextlib.ExitStack, matmul: int, configuration: Configuration) -> int:
         """The library's choice of an algorithm, changed to a configuration."""
         lt = self._lt
-        made = int(lt.matmul_alg_selection_init(self._handle, self._matmul, lt.MatmulAlg.DEFAULT))
+        made = int(lt.matmul_alg_selection_init(self._handle, matmul, lt.MatmulAlg.DEFAULT))
         undo.callback(lt.matmul_alg_selection_destroy, made)
         names = lt.MatmulAlgAttribute
         if configuration.config >= 0:
@@ -173,7 +174,7 @@ class Sparse:
         """The library's default, and every CONFIG_ID."""
         names = self._lt.MatmulAlgAttribute
         with contextlib.ExitStack() as undo:
-            made = self._selection(undo, Configuration(-1))
+            made = self._selection(undo, self._matmul, Configuration(-1))
             default, count = self._get(made, names.CONFIG_ID), self._get(made, names.CONFIG_MAX_ID)
         return Configuration(default), [Configuration(number) for number in range(count)]
 
@@ -196,12 +197,16 @@ class Sparse:
     def runner(self, configuration: Configuration) -> Plan:
         """The configuration, planned; call its `close`.
 
+        A plan has descriptors of its own: with a factor for each channel, cuSPARSELt 0.8.0 breaks a plan by making
+        another one of the same descriptors, and its kernel then reads and writes anywhere.
+
         Raises:
             Refused: The library does not have it for this product.
         """
         with contextlib.ExitStack() as undo, _refusals(self._lt):
-            selection = self._selection(undo, configuration)  # plans may refer to it: it goes after the plan
-            plan = int(self._lt.matmul_plan_init(self._handle, self._matmul, selection))
+            _, matmul = self._describe(undo)
+            selection = self._selection(undo, matmul, configuration)  # plans may refer to it: it goes after the plan
+            plan = int(self._lt.matmul_plan_init(self._handle, matmul, selection))
             undo.callback(self._lt.matmul_plan_destroy, plan)
             return Plan(self, plan, undo.pop_all())
 

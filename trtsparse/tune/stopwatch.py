@@ -43,12 +43,27 @@ class Stopwatch:
         with self._graph(enqueue, rough) as graph:
             return min(self._replayed(*graph) for _ in range(3))
 
-    def race(self, kernels: Sequence[Enqueue], rounds: int) -> list[list[float]]:
-        """Times of each kernel in each round, taken in turn after a warm-up."""
+    def race(
+        self, kernels: Sequence[Enqueue], rounds: int, *, before: Callable[[int], None] = lambda _: None
+    ) -> list[list[float]]:
+        """Times of each kernel in each round, taken in turn after a warm-up.
+
+        Args:
+            kernels: In this order.
+            rounds: How many.
+            before: Called with a kernel's position whenever it is about to run.
+        """
         with contextlib.ExitStack() as undo:
-            graphs = [undo.enter_context(self._graph(enqueue, self._rough(enqueue))) for enqueue in kernels]
-            times = [[self._replayed(*graph) for graph in graphs] for _ in range(rounds + 1)]
-        return [list(taken) for taken in zip(*times[1:], strict=True)]
+            graphs = []
+            for at, enqueue in enumerate(kernels):
+                before(at)
+                graphs.append(undo.enter_context(self._graph(enqueue, self._rough(enqueue))))
+            times: list[list[float]] = [[] for _ in kernels]
+            for _ in range(rounds + 1):
+                for at, graph in enumerate(graphs):
+                    before(at)
+                    times[at].append(self._replayed(*graph))
+        return [taken[1:] for taken in times]
 
     def _rough(self, enqueue: Enqueue) -> float:
         """Milliseconds of one launch, the host's part included."""

@@ -1,7 +1,7 @@
 """The process that runs kernels, and may be killed by one: ``python -m trtsparse.tune.worker [GPU]``.
 
 It reads one JSON document a line from standard input, each a product to tune, and writes one a line for everything it
-finds out. Before a kernel is touched its name is written, so that whoever reads knows what the process died of.
+finds out. Whenever a kernel is touched its name is written, so that whoever reads knows what the process died of.
 
 Events: ``ready`` or ``unavailable`` once; then for each job ``candidates``, any number of ``start``, ``screened``,
 ``checked``, ``refused`` (the library has no such kernel) and ``skipped``, one ``raced``, and ``done``; or ``broken``
@@ -75,6 +75,7 @@ class _Job:
         self.rounds: int = job["rounds"]
         self.screen_until: float = time.monotonic() + job["screen_s"]
         self.screened: dict[Candidate, float] = {}
+        self.stage = self.working = ""
         self.broken = False
 
     def run(self) -> bool:
@@ -136,23 +137,33 @@ class _Job:
         return passed
 
     def _race(self, finalists: list[Candidate]) -> None:
-        if not finalists or self.broken:
-            return
-        times = self._tried("race", finalists[0], lambda: self.problem.race(finalists, self.rounds))
-        if times is not None:
-            keys = [one.key for one in finalists]
-            self.say({"event": "raced", "times": dict(zip(keys, times, strict=True))})
+        """Those that can, until they can together."""
+        while finalists and not self.broken:
+            times = self._tried("race", finalists[0], lambda some=finalists: self._raced(some))  # type: ignore[misc]
+            if times is not None:
+                self.say({"event": "raced", "times": times})
+                return
+            finalists = [one for one in finalists if one.key != self.working]
+
+    def _raced(self, finalists: list[Candidate]) -> dict[str, list[float]]:
+        times = self.problem.race(finalists, self.rounds, lambda one: self._start("race", one))
+        return {one.key: taken for one, taken in zip(finalists, times, strict=True)}
+
+    def _start(self, stage: str, one: Candidate) -> None:
+        if (stage, one.key) != (self.stage, self.working):
+            self.stage, self.working = stage, one.key
+            self.say({"event": "start", "stage": stage, "key": one.key})
 
     def _tried(self, stage: str, one: Candidate, work: Callable[[], Any]) -> Any:
         """The result, or None after having said what happened."""
-        self.say({"event": "start", "stage": stage, "key": one.key})
+        self._start(stage, one)
         try:
             return work()
         except Refused as error:
-            self.say({"event": "refused", "key": one.key, "reason": _words(error)})
+            self.say({"event": "refused", "key": self.working, "reason": _words(error)})
         except Exception as error:  # noqa: BLE001 - whatever a kernel does belongs into the report
             self.broken = not self.library.healthy()
-            self.say({"event": "broken" if self.broken else "skipped", "key": one.key, "reason": _words(error)})
+            self.say({"event": "broken" if self.broken else "skipped", "key": self.working, "reason": _words(error)})
         return None
 
 
