@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import statistics
 import subprocess
 import sys
@@ -63,9 +64,7 @@ class Benchmark:
         """Write the file (into the folder that OUT names, if it is set), print the table last."""
         document = {
             "name": self.name,
-            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "commit": _commit(),
-            "command": " ".join(["python", os.path.relpath(sys.argv[0], RESULTS.parent.parent), *sys.argv[1:]]),
+            **call(),
             "machine": machine(packages),
             "rows": [asdict(row) for row in self.rows],
         }
@@ -96,6 +95,15 @@ class Benchmark:
         for line in lines:
             table.add_row(*line)
         Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+def call() -> dict[str, str]:
+    """When, with which code, and by which command."""
+    return {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "commit": _commit(),
+        "command": shlex.join(["python", os.path.relpath(sys.argv[0], RESULTS.parent.parent), *sys.argv[1:]]),
+    }
 
 
 def machine(packages: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -4,7 +4,8 @@ Each case (a model at one size, ``--case``) is measured in a process of its own,
 it is left out, and the case begins anew while there is time. All variants of a case have the same pruned weights and
 inputs, and run in turn. Variants that did not run are rows that say why. What each process found is kept beside the
 results (``gpu_end_to_end-<case>.json``); ``--earlier`` takes such files of other calls on the same kind of GPU into
-the table, and with ``--limit-s 0`` nothing else. ``--device cpu`` tries out the whole way at tiny sizes, without our
+the table, and with ``--limit-s 0`` nothing else. What two calls measured of one case, 8 bits in a call of their own,
+is put together. ``--device cpu`` tries out the whole way at tiny sizes, without our
 engine.
 """
 
@@ -28,9 +29,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from _results import RESULTS, Benchmark, machine
+from _results import RESULTS, Benchmark, call, machine
 from peers.cases import CASES, Case, float_model, give_up, int8_model, prepare
-from peers.report import add_rows
+from peers.report import add_rows, merged
 
 PACKAGES = (
     "torch", "triton", "onnxruntime", "nvmath-python", "nvidia-cusparselt-cu13", "nvidia-cublas", "nvidia-cudnn-cu13"
@@ -132,7 +133,7 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
             report["ended"] = f"{ended} during {working!r}" if working else ended
             print(f"{job['case']}: {report['ended']}", file=sys.stderr)
         if not ended or not working or working in skip or until - time.monotonic() < LEAST_S:
-            report["machine"] = machine(installed(PACKAGES))
+            report |= {"machine": machine(installed(PACKAGES)), "calls": [call()]}
             path.write_text(json.dumps(report, indent=1) + "\n")
             return report
         skip[working] = ended
@@ -215,7 +216,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
         folder = options.work or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        measured = {report["case"]: report for report in (*earlier, *measure_all(options, folder, out))}
+        measured: dict[str, dict[str, Any]] = {}
+        for report in (*earlier, *measure_all(options, folder, out)):
+            name = report["case"]
+            measured[name] = merged(measured[name], report) if name in measured else report
     reports = [measured[case.name] for case in CASES if case.name in measured]
     if not reports:
         raise SystemExit("nothing was measured: the time is too short")
@@ -229,6 +233,7 @@ def main() -> None:
     path = out / f"{options.name}.json"
     document = json.loads(path.read_text())
     document["machine"] = reports[-1]["machine"]  # the table may be made elsewhere, later
+    document["calls"] = {report["case"]: report["calls"] for report in reports}
     path.write_text(json.dumps(document, indent=1) + "\n")
 
 

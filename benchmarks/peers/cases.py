@@ -18,13 +18,15 @@ from trtsparse.precision.feeds import random_feeds
 from trtsparse.sparsity.prune import prune
 
 __all__ = [
-    "CASES", "DENSE", "DENSE_8", "SPARSE", "SPARSE_8", "Case", "feeds", "float_model", "give_up", "int8_model",
-    "prepare", "wait_for",
+    "CASES", "DENSE", "DENSE_8", "NOT_ASKED", "SPARSE", "SPARSE_8", "Case", "feeds", "float_model", "give_up",
+    "int8_model", "is_small", "prepare", "wait_for",
 ]  # fmt: skip
 
 SPARSE, DENSE = "sparse engine", "dense engine"
 SPARSE_8, DENSE_8 = f"INT8 {SPARSE}", f"INT8 {DENSE}"
 """What the package's own variants are called."""
+NOT_ASKED = "not asked for"
+"""Why a variant that was left out on purpose did not run."""
 _LOOK_EVERY_S = 0.2
 _CALIBRATED_ON = 2  # sequences: observing all values of a large batch takes gigabytes
 
@@ -89,6 +91,16 @@ CASES = (
     _resnext(1, autotune=False),
 )
 """The most telling first."""
+
+
+def is_small(variant: str) -> bool:
+    """Whether a variant computes in eight bits; it is compared with such ones only.
+
+    Example:
+        >>> is_small("FP8, torch.compile default"), is_small("eager")
+        (True, False)
+    """
+    return variant.startswith(("INT8", "FP8"))
 
 
 def float_model(case: Case, folder: Path) -> Path:

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from .cases import CASES, DENSE, DENSE_8, SPARSE, SPARSE_8
+from .cases import CASES, DENSE, DENSE_8, NOT_ASKED, SPARSE, SPARSE_8, is_small
 
-__all__ = ["Table", "add_rows", "best", "paired"]
+__all__ = ["Table", "add_rows", "best", "merged", "paired"]
 
 _MIB = 2**20
 _SLOWEST = 12
@@ -53,6 +53,10 @@ class _Case:
         """Its energy, as far as it is known."""
         return list(self.variants.get(name or "", {}).get("joules", ()))
 
+    def asked(self, name: str) -> bool:
+        """Whether a variant was to be measured."""
+        return self.variants.get(name, {}).get("failure") != NOT_ASKED
+
     def add(self, metric: str, values: list[float] | float, unit: str, **target: float | None) -> None:
         """Add a figure."""
         self.table.add(self.title, metric, values, unit, **target)
@@ -77,13 +81,36 @@ def add_rows(table: Table, report: Mapping[str, Any]) -> None:
     sizes = " ".join(f"({' x '.join(map(str, shape))})" for shape in shapes)
     found = _Case(table, f"{case.recipe} {sizes}", report)
     for name, variant in found.variants.items():
-        _variant(found, name, variant)
-    _ratios(found, SPARSE, dense_names(found.variants), DENSE, target=case.target)
-    if case.int8_target is not None:
+        if variant.get("failure") != NOT_ASKED:
+            _variant(found, name, variant)
+    if found.asked(SPARSE):
+        _ratios(found, SPARSE, dense_names(found.variants), DENSE, target=case.target)
+    if case.int8_target is not None and found.asked(SPARSE_8):
         _ratios(found, SPARSE_8, dense_names(found.variants, eight_bits=True), DENSE_8, target=case.int8_target)
     _explained(found)
     _saved(found)
     _profiled(found)
+
+
+def merged(earlier: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
+    """Two reports about one case as one; what is compared with each other stays together.
+
+    Args:
+        earlier: A report.
+        later: Its variants of 16 bits, and those of 8 bits, replace all such where any of them ran.
+    """
+    chosen = {}
+    for small in (False, True):
+        ran = any(variant.get("ms") for name, variant in later["variants"].items() if is_small(name) == small)
+        chosen[small] = later if ran else earlier
+    kept = [
+        (name, variant)
+        for small, report in chosen.items()
+        for name, variant in report["variants"].items()
+        if is_small(name) == small
+    ]
+    calls = [*chosen[False]["calls"], *(call for call in chosen[True]["calls"] if call not in chosen[False]["calls"])]
+    return {**chosen[False], "variants": dict(kept), "calls": calls}
 
 
 def dense_names(variants: Mapping[str, Any], *, eight_bits: bool = False) -> list[str]:

@@ -24,7 +24,20 @@ from trtsparse.tune.choose import Choose, Chooser
 from trtsparse.tune.explain import explain
 from trtsparse.tune.measure import Options, Tuner
 
-from .cases import CASES, DENSE, DENSE_8, SPARSE, SPARSE_8, Case, feeds, float_model, int8_model, wait_for
+from .cases import (
+    CASES,
+    DENSE,
+    DENSE_8,
+    NOT_ASKED,
+    SPARSE,
+    SPARSE_8,
+    Case,
+    feeds,
+    float_model,
+    int8_model,
+    is_small,
+    wait_for,
+)
 from .execution import OutOfTime, Runnable, first_line, start_compiler, time_limit
 from .networks import MERGEABLE, network_for
 from .ours import Ours, dense_only, kinds_of_steps, saved_form
@@ -175,14 +188,13 @@ class Session:
 
     def _build(self, name: str, make: Callable[[], Runnable]) -> Outcome:
         self._write(working=name)
-        is_small = name.startswith(("INT8", "FP8"))
         if name in self.job.skip or (self.job.only and name not in self.job.only):
-            outcome = Outcome(failure=self.job.skip.get(name, "not asked for"))
+            outcome = Outcome(failure=self.job.skip.get(name, NOT_ASKED))
         elif self.left_s < self._reserve_s + 1:
             outcome = Outcome(failure="no time was left to build it")
         else:
             self.setting.compile_limit_s = min(self.job.compile_limit_s, self.left_s - self._reserve_s)
-            outcome = build(make, self.setting.reference, bound=_BOUND_8 if is_small else _BOUND)
+            outcome = build(make, self.setting.reference, bound=_BOUND_8 if is_small(name) else _BOUND)
         self.outcomes[name] = outcome
         self.report["variants"][name] = outcome.to_dict()
         self._write(working="")

@@ -1,51 +1,74 @@
-"""The README's table of whole models, from the rows of the result file: ``python benchmarks/peers/table.py``."""
+"""The README's table of whole models, from the rows of the result file: ``python -m benchmarks.peers.table``."""
 
 from __future__ import annotations
 
 import re
 import sys
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .cases import DENSE, DENSE_8, SPARSE, SPARSE_8
+
 __all__ = ["markdown"]
 
-_BEST, _JOULES = (
-    re.compile(r"best dense \((.+)\) / sparse engine"),
-    "inferences per joule, sparse engine / best dense",
-)
-_OURS, _EXPECTED = "dense engine / sparse engine", "explain's expected gain"
-_MISSING = re.compile(r"((?:torch\.compile|eager|dense engine)[^:]*): not run: .*")
-_MEMORY = "peak device memory, sparse engine / dense engine"
 _COLUMNS = (
-    "model, BF16", "best dense peer", "gain", "inferences per joule", "gain over our dense engine",
+    "model", "values", "best dense peer", "gain", "inferences per joule", "gain over our dense engine",
     "`explain` expects", "peak memory",
 )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class _Kind:
+    """One type of values, and what its rows are called."""
+
+    values: str
+    best: str
+    sparse: str
+    dense: str
+    peers: str
+    expected: str = ""
+
+    def line(self, case: str, found: Mapping[str, float]) -> str | None:
+        """The case's line; None without a measured gain."""
+        pattern = re.compile(rf"{self.best} \((.+)\) / {self.sparse}")
+        best = next(filter(None, map(pattern.fullmatch, found)), None)
+        if best is None:
+            return None
+        names = (
+            best.group(), f"inferences per joule, {self.sparse} / {self.best}",
+            best.group() if best.group(1) == self.dense else f"{self.dense} / {self.sparse}",
+            self.expected, f"peak device memory, {self.sparse} / {self.dense}",
+        )  # fmt: skip
+        cells = ["-" if found.get(name) is None else f"{found[name]:.2f}" for name in names]
+        pattern = re.compile(rf"((?:{self.peers}|{self.dense})[^:]*): not run: .*")
+        missing = ", ".join(name.group(1) for name in filter(None, map(pattern.fullmatch, found)))
+        peer = f"{best.group(1)} (not run: {missing})" if missing else best.group(1)
+        return f"| {case} | {self.values} | {peer} | {' | '.join(cells)} |"
+
+
+_KINDS = (
+    _Kind("BF16", "best dense", SPARSE, DENSE, r"torch\.compile|eager", "explain's expected gain"),
+    _Kind("INT8", "best 8-bit dense", SPARSE_8, DENSE_8, "FP8,|INT8,"),
+)
+
+
 def markdown(rows: Iterable[Mapping[str, Any]]) -> str:
-    """A table with a line for each model whose sparse engine and a dense peer were measured.
+    """A table with a line for each model and type whose sparse engine and a dense peer were measured.
 
     Example:
         >>> metrics = {"best dense (eager) / sparse engine": 1.234, "torch.compile default: not run: no time": 0.0}
         >>> rows = [{"case": "net (1 x 8)", "metric": name, "value": value} for name, value in metrics.items()]
         >>> print(markdown(rows).splitlines()[2])
-        | net (1 x 8) | eager (not run: torch.compile default) | 1.23 | - | - | - | - |
+        | net (1 x 8) | BF16 | eager (not run: torch.compile default) | 1.23 | - | - | - | - |
     """
     found: dict[str, dict[str, float]] = {}
     for row in rows:
         found.setdefault(row["case"], {})[row["metric"]] = row["value"]
-    lines = [f"| {' | '.join(_COLUMNS)} |", f"| {' | '.join('---' for _ in _COLUMNS)} |"]
-    for case, values in found.items():
-        best = next(filter(None, map(_BEST.fullmatch, values)), None)
-        if best is not None:
-            ours = best.group() if best.group(1) == "dense engine" else _OURS
-            cells = [values.get(name) for name in (best.group(), _JOULES, ours, _EXPECTED, _MEMORY)]
-            shown = ["-" if value is None else f"{value:.2f}" for value in cells]
-            missing = ", ".join(name.group(1) for name in filter(None, map(_MISSING.fullmatch, values)))
-            peer = f"{best.group(1)} (not run: {missing})" if missing else best.group(1)
-            lines.append(f"| {case} | {peer} | {' | '.join(shown)} |")
-    return "\n".join(lines)
+    lines = [kind.line(case, values) for case, values in found.items() for kind in _KINDS]
+    head = [f"| {' | '.join(_COLUMNS)} |", f"| {' | '.join('---' for _ in _COLUMNS)} |"]
+    return "\n".join([*head, *filter(None, lines)])
 
 
 if __name__ == "__main__":

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from benchmarks.peers.cases import CASES, DENSE, DENSE_8, SPARSE, SPARSE_8, give_up, prepare, wait_for
-from benchmarks.peers.report import add_rows
+from benchmarks.peers.cases import CASES, DENSE, DENSE_8, NOT_ASKED, SPARSE, SPARSE_8, give_up, prepare, wait_for
+from benchmarks.peers.report import add_rows, merged
+from benchmarks.peers.table import markdown
 
 
 class Rows:
@@ -64,6 +65,47 @@ def test_a_target_that_cannot_be_measured_is_missed():
     found = rows(variants={SPARSE: {"failure": "no GPU"}, "eager": ran([1.0])}, ended="the process died")
     assert found["best dense (eager) / sparse engine (not run)"] == (0.0, "x", 1.2)
     assert found["sparse engine: not run: no GPU"] == (0.0, "runs", None)
+
+
+def test_what_was_not_asked_for_is_left_out():
+    found = rows(variants={SPARSE: {"failure": NOT_ASKED}, "eager": {"failure": NOT_ASKED}, SPARSE_8: ran([1.0])})
+    assert not [metric for metric in found if "not run: not asked" in metric or metric.startswith("best dense")]
+    assert found["best 8-bit dense / INT8 sparse engine (not run)"] == (0.0, "x", 1.25)
+
+
+def test_two_reports_of_a_case_are_put_together_by_what_is_compared():
+    first = {
+        "case": "bert-large", "profile": [], "calls": [{"commit": "aaa"}],
+        "variants": {SPARSE: ran([10.0]), "eager": ran([12.0]), SPARSE_8: {"failure": "no time"}},
+    }  # fmt: skip
+    second = {
+        "case": "bert-large", "calls": [{"commit": "bbb"}],
+        "variants": {SPARSE: {"failure": NOT_ASKED}, SPARSE_8: ran([5.0]), "FP8, eager": {"failure": "no time"}},
+    }  # fmt: skip
+    both = merged(first, second)
+    assert both["variants"] == {
+        SPARSE: ran([10.0]), "eager": ran([12.0]), SPARSE_8: ran([5.0]), "FP8, eager": {"failure": "no time"}
+    }  # fmt: skip
+    assert (both["calls"], both["profile"]) == ([{"commit": "aaa"}, {"commit": "bbb"}], [])
+    assert merged(second, first)["variants"] == {**first["variants"], **{
+        name: second["variants"][name] for name in (SPARSE_8, "FP8, eager")
+    }}  # fmt: skip
+    assert merged(first, first) == first
+
+
+def test_the_table_has_a_line_for_each_type_that_was_measured():
+    table = Rows()
+    variants = {
+        SPARSE: ran([10.0], [2.0]), DENSE: ran([12.0], [3.0]), "eager": {"failure": "no time"},
+        SPARSE_8: ran([5.0]), DENSE_8: ran([7.0]), "FP8, torch.compile default": ran([6.0]),
+    }  # fmt: skip
+    add_rows(table, {"case": "bert-large", "notes": [], "variants": variants})
+    found = [{"case": "net", "metric": metric, "value": values if isinstance(values, float) else values[0]}
+             for metric, (values, _, _) in table.rows.items()]  # fmt: skip
+    assert markdown(found).splitlines()[2:] == [
+        "| net | BF16 | dense engine (not run: eager) | 1.20 | 1.50 | 1.20 | - | 1.00 |",
+        "| net | INT8 | FP8, torch.compile default | 1.20 | - | 1.40 | - | 1.00 |",
+    ]
 
 
 def test_a_variant_without_times_says_how_the_process_ended():
