@@ -172,6 +172,17 @@ def test_a_value_that_tensorrt_refuses_is_an_error(seen, relu):
     assert (error.value.where, error.value.got) == ("TensorRT 10.13.3.9", "'many'")
 
 
+def test_tactic_sources_that_tensorrt_refuses_are_named(monkeypatch, relu):
+    advanced = Advanced(tactic_sources={"JIT_CONVOLUTIONS": False})
+    with installed("10.13.3") as trt:
+        monkeypatch.setattr(trt.IBuilderConfig, "set_tactic_sources", lambda _self, _sources: False)
+        with pytest.raises(ConfigError) as error:
+            build(relu, BuildConfig(advanced=advanced))
+    assert str(error.value) == (
+        "TensorRT refuses the tactic sources\n  where: TensorRT 10.13.3.9\n  got: {'JIT_CONVOLUTIONS': False}"
+    )
+
+
 def test_the_real_library_takes_settings_by_name(rtx, relu):
     advanced = Advanced(
         flags={"TF32": False}, attributes={"avg_timing_iterations": 2}, parser_flags={"NATIVE_INSTANCENORM": True}

@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
 
-from trtsparse.builder.config import Profile
+from tests.doubles import VERSIONS, installed
+from trtsparse.builder.build import build
+from trtsparse.builder.config import BuildConfig, Profile
 from trtsparse.builder.profiles import check_profiles, infer_profile, usual_shapes
-from trtsparse.errors import ConfigError
+from trtsparse.errors import BuildError, ConfigError
 from trtsparse.precision.specs import TensorSpec
 
 IMAGE = TensorSpec("x", np.dtype(np.float32), ("n", 3, "h"))
@@ -114,6 +116,19 @@ def test_samples_that_give_no_profile_are_named(samples, message):
     with pytest.raises(ConfigError) as error:
         infer_profile((IMAGE,), samples)
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_profile_that_tensorrt_refuses_is_named(monkeypatch, net, version):
+    good, bad = Profile.parse("x:1x8x6x6:4x8x6x6:8x8x6x6"), Profile.parse("x:1x8x6x6:2x8x6x6:3x8x6x6")
+    with installed(version) as trt:
+        monkeypatch.setattr(
+            trt.IOptimizationProfile, "__bool__", lambda made: tuple(made.get_shape("x")[2]) != (3, 8, 6, 6)
+        )
+        build(net(), BuildConfig(profiles=(good,)))
+        with pytest.raises(BuildError) as error:
+            build(net(), BuildConfig(profiles=(good, bad)))
+    assert str(error.value) == "TensorRT refuses a profile\n  where: profile 1\n  got: x:1x8x6x6:2x8x6x6:3x8x6x6"
 
 
 def test_usual_shapes_are_the_first_profiles_opt_without_shape_inputs():

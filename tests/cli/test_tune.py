@@ -15,6 +15,7 @@ from trtsparse.tune import measure, tune
 
 pytestmark = pytest.mark.usefixtures("gpu")
 GOOD = {"dense 0": 3.0, "dense 1": 2.0, "sparse config 3": 4.0, "sparse config 0": 1.0, "sparse config 1": "crash"}
+EITHER = "error: give either a model or products\n  where: tune\n  expected: trtsparse tune MODEL, or --gemm M,N,K\n"
 
 
 @pytest.fixture
@@ -124,13 +125,22 @@ def test_what_the_machine_lacks_is_exit_code_3(gpu, capsys, what, text):
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ([], "give either a model or products"),
-        (["m.onnx", "--gemm", "8,8,8"], "give either a model or products"),
-        (["m.onnx", "--epilogue", "bias"], "a model's products have no epilogue"),
+        ([], EITHER),
+        (["m.onnx", "--gemm", "8,8,8"], EITHER),
+        (
+            ["m.onnx", "--epilogue", "bias"],
+            "error: a model's products have no epilogue\n  where: --out-dtype, --epilogue\n  to fix: use --gemm\n",
+        ),
         (["--gemm", "8,8"], "cannot read a product's dims"),
         (["--gemm", "8,8,8", "--epilogue", "silu"], "no such epilogue"),
         (["--gemm", "8,8,8", "--out-dtype", "int4"], "fp16 products have no such output type"),
-        (["--gemm", "8,8,8", "--shapes", "x:1x2"], "shapes are those of a model's inputs"),
+        (
+            ["--gemm", "8,8,8", "--shapes", "x:1x2"],
+            (
+                "error: shapes are those of a model's inputs\n  where: --shapes\n"
+                "  to fix: leave them out with --gemm\n"
+            ),
+        ),
         (["nothing.onnx"], "no such file"),
     ],
 )

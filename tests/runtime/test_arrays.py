@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 
 from tests.doubles.cuda import MemoryCuda
-from trtsparse.errors import DtypeError
+from tests.doubles.kernels import KernelEngine, MemoryKernels
+from trtsparse.errors import ConfigError, DtypeError
 from trtsparse.runtime import dlpack
 from trtsparse.runtime.arrays import DeviceArray, Foreign, foreign_array
 from trtsparse.runtime.memory import Pool, host_view
+from trtsparse.runtime.session import Session
 
 DTYPES = [
     *("float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint8", "bool"),
@@ -225,3 +227,25 @@ def test_host_arrays_of_other_libraries_become_numpy(cuda):
     exporter = Exporter()
     assert np.shares_memory(foreign_array(exporter, cuda=cuda, stream=3), exporter.values)
     assert foreign_array([1, 2], cuda=cuda, stream=3) is None
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "text"),
+    [
+        ({"dtype": "complex64"}, DtypeError, "numpy has no such data type\n  got: torch.complex64"),
+        (
+            {"device": "meta"},
+            ConfigError,
+            "a tensor is on a device that is no GPU\n  got: meta\n  expected: cuda or cpu",
+        ),
+    ],
+    ids=["type", "device"],
+)
+def test_tensors_that_cannot_be_read_are_refused(cuda, options, kind, text):
+    torch = pytest.importorskip("torch")
+    made = {name: getattr(torch, value) if name == "dtype" else value for name, value in options.items()}
+    with Session(KernelEngine(MemoryKernels(cuda), columns=8), cuda=cuda) as session:
+        assert session.run({"x": torch.ones(4, 8)})["y"].shape == (4, 8)
+        with pytest.raises(kind) as caught:
+            session.run({"x": torch.ones(4, 8, **made)})
+    assert str(caught.value) == text

@@ -203,6 +203,22 @@ def test_arrays_of_the_caller_are_filled(session):
         session.run_into(feed(), {"totl": total})
 
 
+@pytest.mark.parametrize(
+    ("target", "kind", "text"),
+    [
+        (np.zeros((2, 4)), DtypeError, "cannot fill an array\n{}\n  got: float64\n  expected: float32"),
+        (np.zeros((2, 5), "f4"), ShapeError, "cannot fill an array\n{}\n  got: (2, 5)\n  expected: (2, 4)"),
+        ([0.0], ConfigError, "the array cannot be written to\n{}\n  got: list"),
+        (np.broadcast_to(np.float32(0), (2, 4)), ConfigError, "the array cannot be written to\n{}\n  got: ndarray"),
+    ],
+    ids=["type", "shape", "list", "read-only"],
+)
+def test_an_array_that_cannot_be_filled_is_refused(session, target, kind, text):
+    with pytest.raises(kind) as caught:
+        session.run_into(feed(), {"total": target})
+    assert str(caught.value) == text.format("  where: output 'total'")
+
+
 def test_submitted_requests_run_side_by_side_and_come_back_with_their_results():
     with Session(MODEL, threads=1, options=SessionOptions(contexts=3)) as session:
         assert session.contexts == 3
@@ -313,6 +329,23 @@ def test_a_plan_on_a_machine_without_a_gpu_says_so(monkeypatch):
             "  expected: TensorRT-RTX 1.7.1.116 and a GPU that the plan was built for\n"
             "  to fix: run the ONNX model that the plan was built from on the CPU"
         )
+
+
+def test_a_plan_that_became_a_model_while_it_was_opened_is_refused(tmp_path):
+    path = tmp_path / "m.plan"
+    path.write_bytes(PLAN)
+
+    class Slow(MemoryCuda):
+        def enter(self):
+            super().enter()
+            path.write_bytes(MODEL.SerializeToString())  # somebody replaces the file meanwhile
+
+    with pytest.raises(EngineError) as caught:
+        Session(path, cuda=Slow())
+    with Session(path) as model:
+        where = model.engine.description
+    assert where.startswith(f"{path} in ONNX Runtime ")
+    assert str(caught.value) == f"the engine for plans does not execute on a GPU\n  where: {where}"
 
 
 def test_the_cusparselt_engine_says_that_there_is_no_gpu_before_it_asks_for_packages(monkeypatch):

@@ -4,9 +4,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from trtsparse.errors import ConfigError
+from tests.trtexec.running import ON_CPU, failed
+from trtsparse import Session
+from trtsparse.errors import ConfigError, UnsupportedOptionError
 from trtsparse.trtexec import infer
 from trtsparse.trtexec.parse import parse
+from trtsparse.trtexec.run import trtexec
 
 
 def runtime(**more):
@@ -62,3 +65,13 @@ def test_the_budget_of_weights_is_set(flag, expected):
     )
     infer._stream_weights(engine, parse(words).inference, infer.Printer())
     assert asked == [expected]
+
+
+@pytest.mark.parametrize("flag", ["--dumpOptimizationProfile", "--dumpRefit"])
+def test_what_only_plans_have_is_not_asked_of_onnx_runtime(model, flag):
+    result = trtexec(f"--onnx={model} {flag} {ON_CPU}")
+    error = failed(result, UnsupportedOptionError)
+    with Session(model) as session:
+        got = session.engine.description
+    assert got.startswith(f"{model} in ONNX Runtime ")
+    assert str(error) == f"only TensorRT's engines can do this\n  got: {got}\n  to fix: leave --engine out"
