@@ -135,6 +135,29 @@ def test_shapes_come_and_go_and_requests_overlap():
                 close(found[output], values, 0.02)
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+def test_values_are_right_wherever_they_are(compiled):
+    """Addresses that come again are captured, others are copied; all of them in any order."""
+    model = prune(models.get("mlp", widths=(256, 512, 64))).model
+    context = CusparseltEngine(model, compiled=compiled, choose=sparse_kernel).create_context(
+        profile=0, stream=0, own_scratch=True
+    )
+    reference, rng = OnnxRuntimeEngine(model), np.random.default_rng(0)
+    rows = {name: 16 * (1 + place % 2) for place, name in enumerate("abcdefg")}
+    inputs = {name: torch.empty(count, 256, device="cuda") for name, count in rows.items()}
+    outputs = {name: torch.empty(count, 64, device="cuda") for name, count in rows.items()}
+    for name in "aaabbbacacbdebfgfgfgabcabcdeag":
+        values = rng.standard_normal((rows[name], 256)).astype(np.float32)
+        inputs[name].copy_(torch.from_numpy(values))
+        outputs[name].fill_(float("nan"))
+        context.set_inputs({"input": values.shape}, {})
+        context.set_address("input", inputs[name].data_ptr())
+        context.set_address("output", outputs[name].data_ptr())
+        context.execute(torch.cuda.default_stream().cuda_stream)
+        close(outputs[name].cpu().numpy(), reference.run({"input": values})["output"], 0.1)
+    context.close()
+
+
 def test_an_execution_can_be_timed_step_by_step():
     engine = CusparseltEngine(models.get("mlp", widths=(256, 512, 512, 64)))
     context = engine.create_context(profile=0, stream=0, own_scratch=True)

@@ -148,12 +148,13 @@ def test_what_does_not_compile_is_said_in_a_line(torch, monkeypatch):
     class Program:
         floating = None
 
-        def trace(self, inputs):
-            assert inputs == []
+        def trace(self, inputs, outputs):
+            assert inputs == outputs == []
 
     monkeypatch.setattr(torch, "compile", lambda *_args, **_options: compiled)
     engine = hollow(
-        compiled=True, precision="bf16", device=0, inputs=(), program=Program(), _compiled={}, _name="m.onnx",
+        compiled=True, precision="bf16", device=0, inputs=(), outputs=(), program=Program(), _compiled={},
+        _layouts={(): {}}, _name="m.onnx",
         products=Products(torch.device("cpu"), None, lambda _gemm, _compliant: None),
     )  # fmt: skip
     assert refusal(EngineError, lambda: engine.runner(())) == (
@@ -163,20 +164,21 @@ def test_what_does_not_compile_is_said_in_a_line(torch, monkeypatch):
 
 
 def test_what_cannot_be_captured_is_said(torch, monkeypatch):
-    def run(_inputs):
+    def run(_inputs, _outputs):
         raise RuntimeError("operation not permitted when stream is capturing")
 
     stream = SimpleNamespace(wait_stream=lambda _other: None, synchronize=lambda: None)
     for name, value in {
         "device": lambda _device: nullcontext(), "stream": lambda _stream: nullcontext(), "CUDAGraph": object,
-        "Stream": lambda **_options: stream, "current_stream": lambda: stream,
+        "Stream": lambda **_options: stream, "current_stream": lambda: stream, "graph_pool_handle": object,
+        "default_stream": lambda _device: stream,
     }.items():  # fmt: skip
         monkeypatch.setattr(torch.cuda, name, value)
     engine = hollow(
-        compiled=False, precision="bf16", device=0, inputs=(), program=run, lock=threading.Lock(), _name="m.onnx",
+        compiled=False, precision="bf16", device=0, inputs=(), outputs=(), lock=threading.Lock(), _name="m.onnx",
+        program=SimpleNamespace(run=run, floating=None, device="cpu"), _layouts={(): {}},
         products=Products(torch.device("cpu"), None, lambda _gemm, _compliant: None),
     )  # fmt: skip
-    run.floating, run.device = None, "cpu"
     assert refusal(EngineError, lambda: CusparseltContext(engine).execute(0)) == (
         "the model cannot be captured in a CUDA graph\n  where: m.onnx in bf16 on GPU 0, 0 of 0 products sparse\n"
         "  got: operation not permitted when stream is capturing"
@@ -188,8 +190,8 @@ def test_a_products_own_error_is_not_hidden_by_compiling_or_capturing(torch, mon
         raise EngineError("a step failed", where="fc")
 
     monkeypatch.setattr(torch, "compile", lambda *_args, **_options: run)
-    program = SimpleNamespace(floating=None, trace=lambda _inputs: None)
-    engine = hollow(compiled=True, inputs=(), program=program, _compiled={})
+    program = SimpleNamespace(floating=None, trace=lambda _inputs, _outputs: None)
+    engine = hollow(compiled=True, inputs=(), outputs=(), program=program, _compiled={}, _layouts={(): {}})
     assert refusal(EngineError, lambda: engine.runner(())) == "a step failed\n  where: fc"
 
 

@@ -1,10 +1,10 @@
-"""An engine's contexts: where inputs and outputs are, and each shape captured in a CUDA graph."""
+"""An engine's contexts: where inputs and outputs are, and each shape captured in CUDA graphs."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,16 +20,29 @@ if TYPE_CHECKING:  # it makes these contexts
 
 __all__ = ["CusparseltContext", "torch_type"]
 
-_GRAPHS = 8  # shapes whose graphs a context keeps
+_SHAPES = 8  # whose graphs a context keeps
+_DIRECT = 4  # graphs of one shape that read and write where the caller's data is
+_REMEMBERED = 8
+Addresses = tuple[int, ...]
 
 
 @dataclass
-class _Captured:
-    """One shape's graph with the memory inside it."""
+class _Graphs:
+    """Those of one shape.
 
-    graph: Any
-    inputs: list[Tensor]
-    outputs: list[Tensor]
+    Attributes:
+        own: With inputs and outputs of its own, which are copied to and from; None until it is needed.
+        inputs: The memory of that one.
+        outputs: Likewise.
+        direct: For addresses that came more than once: nothing is copied.
+        seen: Addresses that came lately.
+    """
+
+    own: Any = None
+    inputs: list[Tensor] = field(default_factory=list)
+    outputs: list[Tensor] = field(default_factory=list)
+    direct: dict[Addresses, Any] = field(default_factory=dict)
+    seen: deque[Addresses] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
 
 
 class _Memory:
@@ -42,13 +55,17 @@ class _Memory:
 
 
 class CusparseltContext:
-    """A `trtsparse.engines.device.DeviceContext`; inputs and outputs are copied on the GPU, to and from the graph."""
+    """A `trtsparse.engines.device.DeviceContext`.
+
+    Addresses that come again are captured; others are copied, on the GPU, to and from a graph that has its own.
+    """
 
     def __init__(self, engine: CusparseltEngine) -> None:
         self._engine = engine
         self._addresses: dict[str, int] = {}
         self._shapes: Shapes = ()
-        self._graphs: OrderedDict[Shapes, _Captured] = OrderedDict()
+        self._graphs: OrderedDict[Shapes, _Graphs] = OrderedDict()
+        self._pool: Any = None  # of memory: one graph runs at a time
 
     def set_inputs(
         self,
@@ -82,58 +99,101 @@ class CusparseltContext:
         )
 
     def execute(self, stream: int) -> None:
-        """Enqueue copies, the graph, copies.
+        """Enqueue a graph, with copies before and after it where the addresses are new.
 
         Raises:
             EngineError: A step failed, or cannot be captured.
         """
-        torch = _torch()
-        engine = self._engine
-        captured = self._graphs.get(self._shapes)
-        if captured is None:
-            captured = self._capture()
-        self._graphs.move_to_end(self._shapes)
+        torch, engine = _torch(), self._engine
+        found = self._of_shape(torch)
+        addresses = tuple(self._addresses.get(spec.name, 0) for spec in (*engine.inputs, *engine.outputs))
         with torch.inference_mode(), torch.cuda.stream(_stream(torch, stream, engine.device)):
-            for spec, tensor in zip(engine.inputs, captured.inputs, strict=True):
-                if tensor.numel():
-                    tensor.copy_(self._view(torch, spec, tuple(tensor.shape)), non_blocking=True)
-            captured.graph.replay()
-            for spec, tensor in zip(engine.outputs, captured.outputs, strict=True):
-                if tensor.numel():
-                    self._view(torch, spec, tuple(tensor.shape)).copy_(tensor, non_blocking=True)
+            if addresses not in found.direct and addresses in found.seen and len(found.direct) < _DIRECT:
+                given, buffers = self._views(torch), engine.buffers(self._shapes)
+                found.direct[addresses] = self._captured(torch, *given, warm_up=buffers)
+            if addresses in found.direct:
+                found.direct[addresses].replay()
+            else:
+                found.seen.append(addresses)
+                self._copied(torch, found)
+
+    def _of_shape(self, torch: Any) -> _Graphs:
+        """The graphs of the current shape, now the most recently used."""
+        found = self._graphs.get(self._shapes)
+        if found is None:
+            if len(self._graphs) >= _SHAPES:
+                torch.cuda.synchronize(self._engine.device)
+                self._graphs.popitem(last=False)
+            found = self._graphs[self._shapes] = _Graphs()
+        self._graphs.move_to_end(self._shapes)
+        return found
+
+    def _copied(self, torch: Any, found: _Graphs) -> None:
+        """Enqueue copies, the graph that has memory of its own, copies."""
+        if found.own is None:
+            buffers = self._engine.buffers(self._shapes)
+            found.own = self._captured(torch, *buffers, warm_up=buffers)
+            found.inputs, found.outputs = buffers
+        inputs, outputs = self._views(torch)
+        for kept, given in zip(found.inputs, inputs, strict=True):
+            kept.copy_(given, non_blocking=True)
+        found.own.replay()
+        for given, kept in zip(outputs, found.outputs, strict=True):
+            given.copy_(kept, non_blocking=True)
+
+    def _views(self, torch: Any) -> tuple[list[Tensor], list[Tensor]]:
+        """The caller's inputs and outputs."""
+        engine = self._engine
+        outputs = engine.layout(self._shapes)
+        return (
+            [self._view(torch, spec, shape) for spec, shape in zip(engine.inputs, self._shapes, strict=True)],
+            [self._view(torch, spec, outputs[spec.name]) for spec in engine.outputs],
+        )
 
     def _view(self, torch: Any, spec: TensorSpec, shape: Shape) -> Tensor:
-        flat = torch.as_tensor(
-            _Memory(self._addresses[spec.name], shape, spec.dtype), device=self._engine.program.device
-        )
-        return flat.view(torch_type(torch, spec.dtype)).view(shape)
+        kind, device = torch_type(torch, spec.dtype), self._engine.program.device
+        if 0 in shape:  # it may have no address
+            return torch.empty(shape, dtype=kind, device=device)
+        flat = torch.as_tensor(_Memory(self._addresses[spec.name], shape, spec.dtype), device=device)
+        return flat.view(kind).view(shape)
 
-    def _capture(self) -> _Captured:
-        torch = _torch()
+    def _captured(
+        self,
+        torch: Any,
+        inputs: list[Tensor],
+        outputs: list[Tensor],
+        *,
+        warm_up: tuple[list[Tensor], list[Tensor]],
+    ) -> Any:
+        """A graph that reads the inputs and writes the outputs; libraries allocate in an execution before it.
+
+        Args:
+            torch: PyTorch, in inference mode.
+            inputs: In the model's types.
+            outputs: Likewise.
+            warm_up: Inputs and outputs of that execution.
+        """
         engine = self._engine
-        with engine.lock, torch.inference_mode(), torch.cuda.device(engine.device):
-            if len(self._graphs) >= _GRAPHS:
-                torch.cuda.synchronize()
-                self._graphs.popitem(last=False)
-            inputs = engine.zeros(self._shapes)
+        with engine.lock, torch.cuda.device(engine.device):
             run = engine.runner(self._shapes)
             graph = torch.cuda.CUDAGraph()
+            if self._pool is None:
+                self._pool = torch.cuda.graph_pool_handle()
             side = torch.cuda.Stream(device=engine.program.device)
             side.wait_stream(torch.cuda.current_stream())
             try:
                 with torch.cuda.stream(side):
-                    run(inputs)  # outside of the capture: libraries allocate when they first see a shape
+                    run(*warm_up)
                 side.synchronize()
-                with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
-                    outputs = run(inputs)
+                with torch.cuda.graph(graph, pool=self._pool, stream=side, capture_error_mode="thread_local"):
+                    run(inputs, outputs)
             except EngineError:  # it says what it is about
                 raise
             except RuntimeError as error:
                 raise EngineError(
                     "the model cannot be captured in a CUDA graph", where=engine.description, got=str(error)
                 ) from error
-        made = self._graphs[self._shapes] = _Captured(graph, inputs, outputs)
-        return made
+        return graph
 
     def execute_profiled(self, stream: int) -> tuple[tuple[str, float], ...]:
         """Execute step by step, without a graph and not compiled, with events around each step.
@@ -154,11 +214,9 @@ class CusparseltContext:
             return result
 
         with engine.lock, torch.inference_mode(), torch.cuda.stream(_stream(torch, stream, engine.device)):
-            inputs = [self._view(torch, spec, shape) for spec, shape in zip(engine.inputs, self._shapes, strict=True)]
-            outputs = engine.program(inputs, watch=watch)
-            for spec, tensor in zip(engine.outputs, outputs, strict=True):
-                if tensor.numel():
-                    self._view(torch, spec, tuple(tensor.shape)).copy_(tensor)
+            inputs, outputs = self._views(torch)
+            for given, found in zip(outputs, engine.program(inputs, watch=watch), strict=True):
+                given.copy_(found)
             torch.cuda.current_stream().synchronize()
         return tuple((name, float(start.elapsed_time(end))) for name, start, end in times)
 

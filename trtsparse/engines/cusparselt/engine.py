@@ -9,7 +9,6 @@ from collections.abc import Callable
 from contextlib import closing
 from typing import Any
 
-import numpy as np
 import onnx
 
 from trtsparse._version import __version__
@@ -169,26 +168,27 @@ class CusparseltEngine:
             found = self._layouts.get(shapes)
             if found is None:
                 with torch.inference_mode(), torch.cuda.device(self.device), closing(self._chooser):
-                    outputs = self.program(self.zeros(shapes))
+                    outputs = self.program(self._zeros(shapes))
                     torch.cuda.synchronize()
                 found = {spec.name: tuple(value.shape) for spec, value in zip(self.outputs, outputs, strict=True)}
                 self._layouts[shapes] = found
         return found
 
-    def runner(self, shapes: Shapes) -> Callable[[list[Tensor]], list[Tensor]]:
-        """What executes these shapes: the program, compiled if that was asked for.
+    def runner(self, shapes: Shapes) -> Callable[[list[Tensor], list[Tensor]], None]:
+        """What executes these shapes, from inputs to outputs: the program, compiled if that was asked for.
 
         Raises:
             EngineError: It cannot be compiled.
         """
         if not self.compiled:
-            return self.program
+            return self.program.run
         torch = _torch()
         found = self._compiled.get(shapes)
         if found is None:
-            found = torch.compile(self.program.trace(self.zeros(shapes)), fullgraph=True, dynamic=False)
+            inputs, outputs = self.buffers(shapes)
+            found = torch.compile(self.program.trace(inputs, outputs), fullgraph=True, dynamic=False)
             try:
-                found(*self.zeros(shapes))
+                found(*inputs, *outputs)
             except EngineError:  # of a product
                 raise
             except RuntimeError as error:  # all of the compiler's are
@@ -200,17 +200,21 @@ class CusparseltEngine:
                 ) from error
             self._compiled[shapes] = found
         compiled = found
-        return lambda inputs: list(compiled(*inputs))
+        return lambda inputs, outputs: compiled(*inputs, *outputs)
 
-    def zeros(self, shapes: Shapes) -> list[Tensor]:
-        """Inputs of given shapes, of the types in which they are computed."""
-        torch, floating = _torch(), self.program.floating
+    def buffers(self, shapes: Shapes) -> tuple[list[Tensor], list[Tensor]]:
+        """Memory for inputs of given shapes, which are zeros, and for their outputs."""
+        torch, known = _torch(), self._layouts[shapes]
+        outputs = [
+            torch.empty(known[spec.name], dtype=torch_type(torch, spec.dtype), device=self.program.device)
+            for spec in self.outputs
+        ]
+        return self._zeros(shapes), outputs
+
+    def _zeros(self, shapes: Shapes) -> list[Tensor]:
+        torch = _torch()
         return [
-            torch.zeros(
-                shape,
-                dtype=floating if floating and spec.dtype == np.float32 else torch_type(torch, spec.dtype),
-                device=self.program.device,
-            )
+            torch.zeros(shape, dtype=torch_type(torch, spec.dtype), device=self.program.device)
             for spec, shape in zip(self.inputs, shapes, strict=True)
         ]
 

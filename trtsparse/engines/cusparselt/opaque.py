@@ -26,10 +26,10 @@ def _operator() -> Any:
         found = _made.get(number)
         if found is None:
             raise EngineError("a product was executed after its engine was closed", fix="open the engine again")
-        return found(x)
+        return found(x.reshape(-1, x.shape[-1])).reshape((*x.shape[:-1], columns))
 
     def describe(x: Tensor, number: int, columns: int, dtype: Any) -> Tensor:  # noqa: ARG001
-        return x.new_empty((x.shape[0], columns), dtype=dtype)
+        return x.new_empty((*x.shape[:-1], columns), dtype=dtype)
 
     schema = "(Tensor x, int number, int columns, ScalarType dtype) -> Tensor"
     made = torch.library.custom_op("trtsparse::product", compute, mutates_args=(), schema=schema)
@@ -53,7 +53,10 @@ class Opaque:
 
     @classmethod
     def enter(cls, compute: Callable[[Tensor], Tensor], *, columns: int, dtype: Any) -> Opaque:
-        """Register what computes (M, K) to (M, columns), in memory of its own; call `close` when done."""
+        """Register what computes (M, K) to (M, columns), in memory of its own; call `close` when done.
+
+        The product itself takes (..., K) and gives (..., columns).
+        """
         number = next(_numbers)
         _made[number] = compute
         return cls(number, columns, dtype)

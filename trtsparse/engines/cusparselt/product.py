@@ -95,7 +95,7 @@ class WeightProduct(ABC):
 
     @abstractmethod
     def __call__(self, x: Tensor) -> Tensor:
-        """(M, K) to (M, N)."""
+        """(..., K) to (..., N)."""
 
     @property
     def used(self) -> list[Used]:
@@ -197,7 +197,7 @@ class Product(WeightProduct):
         return self._moved(self._array)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """(M, K) to (M, N)."""
+        """(..., K) to (..., N)."""
         return self._opaque(x)
 
     def _compute(self, x: Tensor) -> Tensor:

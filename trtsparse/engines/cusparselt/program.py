@@ -18,7 +18,7 @@ __all__ = ["Linear", "Program", "check_operators", "to_tensor"]
 
 Shapes = tuple[tuple[int, ...], ...]
 Linear = Callable[[Tensor], Tensor]
-"""(M, K) to (M, N): a product with a weight, its bias and activation."""
+"""(..., K) to (..., N): a product with a weight, its bias and activation."""
 _REGISTERED = (fused, shaping, spatial)  # importing them enters their operators into the table
 _HOST_INPUTS = {
     "Reshape": (1,), "Slice": (1, 2, 3, 4), "Expand": (1,), "Unsqueeze": (1,), "Squeeze": (1,), "Split": (1,),
@@ -152,15 +152,8 @@ class Program:
         if node.attributes.get("channels"):
             product = make(node, weight.reshape(weight.shape[:2]), bias)
 
-            def over_channels(x: Tensor) -> Tensor:
-                n, channels, height, width = x.shape
-                y = product(x.permute(0, 2, 3, 1).reshape(-1, channels))
-                return y.reshape(n, height, width, y.shape[-1]).permute(0, 3, 1, 2)
-
-            return over_channels
-        weight = weight if node.attributes["transposed"] else weight.T
-        product = make(node, weight, bias)
-        return lambda x: product(x.reshape(-1, x.shape[-1])).reshape((*x.shape[:-1], len(weight)))
+            return lambda x: product(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return make(node, weight if node.attributes["transposed"] else weight.T, bias)
 
     def _constant(self, name: str, *, host: bool) -> Tensor:
         found = self._constants.get((name, host))
@@ -193,11 +186,24 @@ class Program:
         shapes = tuple(tuple(value.shape) for value in inputs)
         return self._execute(inputs, shapes, self._sizes.setdefault(shapes, {}), self.steps, watch)
 
-    def trace(self, inputs: Sequence[Tensor]) -> Any:
+    def run(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
+        """Execute once.
+
+        Args:
+            inputs: As for a call.
+            outputs: Get the results, converted to their types.
+
+        Raises:
+            EngineError: As when it is called.
+        """
+        for output, result in zip(outputs, self(inputs), strict=True):
+            output.copy_(result)
+
+    def trace(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Any:
         """The same for inputs of these shapes as a graph of PyTorch's operators; executes twice.
 
         Returns:
-            A ``torch.fx.GraphModule``: takes the inputs, returns the list of outputs.
+            A ``torch.fx.GraphModule``: takes the inputs and the outputs, which it writes.
 
         Raises:
             EngineError: As when it is called.
@@ -209,7 +215,13 @@ class Program:
         # as numpy arrays, which are no part of the graph
         known = {name: _numpy(value) for name, value in self._sizes[shapes].items()}
         steps = [step for step in self.steps if not step.on_host]
-        return make_fx(lambda *values: self._execute(values, shapes, known, steps))(*inputs)
+
+        def run(*values: Tensor) -> None:
+            found = self._execute(values[: len(inputs)], shapes, known, steps)
+            for output, result in zip(values[len(inputs) :], found, strict=True):
+                output.copy_(result)
+
+        return make_fx(run)(*inputs, *outputs)
 
     def close(self) -> None:
         """Free constants. Closing twice is harmless."""

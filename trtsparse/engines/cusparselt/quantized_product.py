@@ -76,9 +76,11 @@ class QuantizedProduct(WeightProduct):
         return self._weight.float()
 
     def __call__(self, x: Tensor) -> Tensor:
-        """(M, K) to (M, N), in the type of ``x`` unless the node names another one."""
-        rows, dtype = x.shape[0], self._to or x.dtype
-        return self._for_rows(rows, lambda undo: self._prepare(rows, dtype, undo))(x)
+        """(..., K) to (..., N), in the type of ``x`` unless the node names another one."""
+        flat, dtype = x.reshape(-1, self.k), self._to or x.dtype
+        rows = flat.shape[0]
+        y = self._for_rows(rows, lambda undo: self._prepare(rows, dtype, undo))(flat)
+        return y.reshape((*x.shape[:-1], self.n))
 
     def _quantize(self, x: Tensor, rows: int) -> Tensor:
         """As QuantizeLinear does it, with rows of zeros added up to a number."""
