@@ -131,6 +131,21 @@ def test_a_profile_that_tensorrt_refuses_is_named(monkeypatch, net, version):
     assert str(error.value) == "TensorRT refuses a profile\n  where: profile 1\n  got: x:1x8x6x6:2x8x6x6:3x8x6x6"
 
 
+@pytest.mark.parametrize(
+    ("most", "why"),
+    [
+        (2**31, "Shape provided for max is inconsistent with other shapes."),
+        (2**70, "set_shape(): incompatible function arguments. The following argument types are supported:"),
+    ],
+)
+def test_sizes_beyond_what_tensorrt_counts_are_refused(rtx, net, most, why):
+    profile = Profile.parse(f"x:1x8x6x6:2x8x6x6:{most}x8x6x6")
+    with pytest.raises(BuildError) as error:
+        build(net(), BuildConfig(profiles=(profile,)))
+    assert rtx
+    assert str(error.value) == f"TensorRT refuses a profile\n  where: profile 0, input 'x'\n  got: {why}"
+
+
 def test_usual_shapes_are_the_first_profiles_opt_without_shape_inputs():
     profile = Profile.parse(GOOD + ",size:1x1:8x8:9x9")
     assert usual_shapes(INPUTS, [profile]) == {"x": (4, 3, 8), "mask": (4, 3)}

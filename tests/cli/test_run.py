@@ -76,7 +76,7 @@ def test_a_plan_says_what_it_would_need(tmp_path, capsys):
     assert "TensorRT-RTX 1.7.1.116 and a GPU" in capsys.readouterr().err
 
 
-def test_random_inputs_are_not_made_for_a_plan(tmp_path, capsys):
+def test_random_inputs_are_made_for_a_plan(tmp_path, capsys):
     cuda, plan, x = MemoryCuda(), tmp_path / "m.plan", tmp_path / "x.npy"
     np.save(x, np.ones((2, 8), np.float32))
     with installed("10.13.3") as trt, installed_bindings(runtime=make_runtime(cuda)):
@@ -84,12 +84,6 @@ def test_random_inputs_are_not_made_for_a_plan(tmp_path, capsys):
         plan.write_bytes(built(trt, matmul(random(8, 4))))
         assert main(["run", str(plan), "--input", f"x={x}"]) == 0
         assert capsys.readouterr().out.startswith("y: shape [2, 4], dtype float32")
-        assert main(["run", str(plan), "--random"]) == 2
-    captured = capsys.readouterr()
-    assert captured.err == (
-        "error: random inputs are made for ONNX models only\n"
-        "  where: --random\n"
-        "  to fix: give the inputs: --input name=file.npy\n"
-    )
-    assert captured.out == ""
+        assert main(["run", str(plan), "--random", "--shapes", "x:2x8"]) == 0
+        assert capsys.readouterr().out.startswith("y: shape [2, 4], dtype float32")
     assert set(cuda.alive.values()) == {0}

@@ -1,4 +1,4 @@
-"""Random inputs for an engine that comes without its model."""
+"""Random inputs for an engine, with or without its model."""
 
 from __future__ import annotations
 
@@ -10,12 +10,43 @@ import numpy as np
 from trtsparse.engines.base import Engine
 from trtsparse.engines.device import DeviceEngine
 from trtsparse.errors import ConfigError, FeedError
-from trtsparse.precision.feeds import input_shapes
+from trtsparse.precision.feeds import input_shapes, random_feeds
 from trtsparse.precision.specs import did_you_mean
 
-__all__ = ["engine_feeds"]
+__all__ = ["engine_feeds", "random_inputs"]
 
 Shapes = Mapping[str, Sequence[int]]
+
+
+def random_inputs(
+    source: Any,
+    engine: Engine | DeviceEngine,
+    *,
+    given: Mapping[str, Any],
+    shapes: Shapes | None = None,
+) -> dict[str, np.ndarray]:
+    """Make the inputs that are not given; a model knows more of them than an engine, such as its vocabulary's size.
+
+    Args:
+        source: What the engine was made of.
+        engine: Whose inputs.
+        given: Inputs that need not be made.
+        shapes: Shapes of the others.
+
+    Returns:
+        Input name to array, without those given.
+
+    Raises:
+        ConfigError, FeedError: As `engine_feeds` and `trtsparse.precision.feeds.random_feeds`.
+    """
+    if isinstance(engine, DeviceEngine):
+        return engine_feeds(engine, given=given, shapes=shapes)
+    known = [spec.name for spec in engine.inputs]
+    if not shapes and all(name in given for name in known):
+        return {}
+    wanted = {name: np.shape(array) for name, array in given.items() if name in known}
+    made = random_feeds(source, shapes={**wanted, **(shapes or {})})[0]
+    return {name: array for name, array in made.items() if name not in given}
 
 
 def engine_feeds(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trtsparse.bench.feeds import engine_feeds
+from trtsparse.bench.feeds import engine_feeds, random_inputs
 from trtsparse.bench.host import measure_on_cpu
 from trtsparse.bench.loop import Progress
 from trtsparse.bench.options import BenchOptions
@@ -120,25 +120,9 @@ def bench(
         return replace(measured, random=tuple(made))
     with Session(source, engine=engine, device=device, cuda=cuda) as session:
         loaded = session.engine
-        made = _random(source, loaded, given, shapes)
+        made = random_inputs(source, loaded, given=given, shapes=shapes)
         measured = measure(loaded, {**made, **given}, options=options, cuda=cuda, progress=progress)
     return replace(measured, random=tuple(made))
-
-
-def _random(
-    source: Any, engine: Engine | DeviceEngine, given: Mapping[str, Any], shapes: Mapping[str, Sequence[int]] | None
-) -> dict[str, np.ndarray]:
-    """Random inputs; a model knows more about them than an engine, such as how large its vocabulary is."""
-    if isinstance(engine, DeviceEngine):
-        return engine_feeds(engine, given=given, shapes=shapes)
-    from trtsparse.precision.feeds import random_feeds
-
-    known = [spec.name for spec in engine.inputs]
-    if not shapes and all(name in given for name in known):
-        return {}
-    wanted = {name: np.shape(array) for name, array in given.items() if name in known}
-    made = random_feeds(source, shapes={**wanted, **(shapes or {})})[0]
-    return {name: array for name, array in made.items() if name not in given}
 
 
 def _check_shapes(given: Mapping[str, Any], shapes: Mapping[str, Sequence[int]]) -> None:

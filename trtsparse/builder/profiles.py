@@ -90,9 +90,17 @@ def add_profiles(
                 made.set_shape_input(tensor.name, low, opt, high)
             elif given is not None:
                 _check_input(_spec_of(tensor), given, index)
-                made.set_shape(tensor.name, *given)
+                _set_shape(made, tensor.name, given, where=f"profile {index}")
         if config.add_optimization_profile(made) < 0:
             raise BuildError("TensorRT refuses a profile", where=f"profile {index}", got=str(profile))
+
+
+def _set_shape(made: Any, name: str, given: ShapeRange, *, where: str) -> None:
+    try:
+        made.set_shape(name, *given)
+    except (RuntimeError, TypeError, ValueError) as error:  # such as dims of more than 31 bits
+        why = str(error).strip().partition("\n")[0]
+        raise BuildError("TensorRT refuses a profile", where=f"{where}, input {name!r}", got=why) from error
 
 
 def _is_dynamic(spec: TensorSpec) -> bool:

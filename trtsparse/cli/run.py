@@ -25,22 +25,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run and print what came out."""
+    from trtsparse.bench.feeds import random_inputs
     from trtsparse.runtime.session import Session
 
     feeds = shared.read_inputs(options.input)
     with Session(options.model, engine=options.engine) as session:
         if options.random:
-            from trtsparse.engines import plan_header
-            from trtsparse.precision.feeds import random_feeds
-
-            if plan_header(options.model) is not None:
-                raise ConfigError(
-                    "random inputs are made for ONNX models only",
-                    where="--random",
-                    fix="give the inputs: --input name=file.npy",
-                )
             shapes = shared.parse_shapes(options.shapes)
-            feeds = {**random_feeds(options.model, shapes=shapes)[0], **feeds}
+            feeds = {**random_inputs(options.model, session.engine, given=feeds, shapes=shapes), **feeds}
         elif options.shapes:
             raise ConfigError("shapes are those of random inputs", where="--shapes", fix="add --random")
         results = session.run(feeds)

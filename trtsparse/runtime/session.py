@@ -125,6 +125,7 @@ class Session:
         with current(provider):
             loaded = engine_from(source, engine=engine, device=device)
         if not isinstance(loaded, DeviceEngine):
+            loaded.close()
             raise EngineError("the engine for plans does not execute on a GPU", where=loaded.description)
         try:
             self._runner = DeviceRunner(loaded, provider, self._options)
