@@ -5,7 +5,9 @@ import pytest
 
 import models
 from tests.gpu.conftest import gpu_world
+from trtsparse.engines.cusparselt.attention import Attention
 from trtsparse.engines.cusparselt.engine import CusparseltEngine
+from trtsparse.engines.cusparselt.products import Products
 from trtsparse.engines.onnxruntime import OnnxRuntimeEngine
 from trtsparse.precision.feeds import random_feeds
 from trtsparse.runtime.options import SessionOptions
@@ -156,6 +158,21 @@ def test_values_are_right_wherever_they_are(compiled):
         context.execute(torch.cuda.default_stream().cuda_stream)
         close(outputs[name].cpu().numpy(), reference.run({"input": values})["output"], 0.1)
     context.close()
+
+
+@pytest.mark.parametrize(("tokens", "width", "masked"), [(384, 64, False), (257, 80, False), (128, 64, True)])
+def test_attention_is_the_fastest_that_is_right(tokens, width, masked):
+    owner = Products(torch.device("cuda"), None, lambda _gemm, _fits: None)
+    made = [torch.randn(4, tokens, 8, width, device="cuda").bfloat16().transpose(1, 2) for _ in range(3)]
+    mask = torch.zeros(4, 1, tokens, tokens, device="cuda").bfloat16() if masked else None
+    if masked:
+        mask[:, :, :, tokens // 2 :] = -30000.0
+    found = Attention(owner)(*made, mask, scale=0.1)
+    wide = [tensor.double() for tensor in made]
+    scores = wide[0] @ wide[1].transpose(-1, -2) * 0.1 + (0 if mask is None else mask.double())
+    right = scores.softmax(-1) @ wide[2]
+    assert float((found.double() - right).norm() / right.norm()) < 0.02
+    assert len(owner.passes) > 1  # there was a choice
 
 
 def test_an_execution_can_be_timed_step_by_step():

@@ -12,6 +12,7 @@ from typing import Any
 import onnx
 
 from trtsparse._version import __version__
+from trtsparse.engines.cusparselt.attention import Attention
 from trtsparse.engines.cusparselt.context import CusparseltContext, torch_type
 from trtsparse.engines.cusparselt.graph import read_graph
 from trtsparse.engines.cusparselt.operators import Tensor
@@ -109,7 +110,8 @@ class CusparseltEngine:
             compressed=None if usable is None else usable.weights,
             passes=None if usable is None else usable.passes,
         )
-        self.program = Program(graph, device=str(place), floating=floating, linear=self.products)
+        attend = Attention(self.products)
+        self.program = Program(graph, device=str(place), floating=floating, linear=self.products, attend=attend)
         self._layouts: dict[Shapes, dict[str, Shape]] = {}
         self._compiled: dict[Shapes, Callable[..., Any]] = {}
 

@@ -35,13 +35,20 @@ def _attention(node: Node) -> Step:
 
     scale = node.attributes["scale"]
 
-    def step(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
+    def step(
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        mask: Tensor | None = None,
+        *,
+        attend: Step = functional.scaled_dot_product_attention,
+    ) -> Tensor:
         """The keys come transposed, as the product of the original took them."""
         if mask is not None and not _fits(mask, queries, keys):
             return functional.softmax(queries @ keys * scale + mask.to(queries.dtype), dim=-1) @ values
         keys = keys.transpose(-1, -2)
         mask = None if mask is None else mask.to(queries.dtype)
-        return functional.scaled_dot_product_attention(queries, keys, values, mask, scale=scale)
+        return attend(queries, keys, values, mask, scale=scale)
 
     return step
 

@@ -94,6 +94,7 @@ class Program:
         device: PyTorch's name of it, such as "cuda:0" or "cpu".
         floating: PyTorch's type in which float32 values are computed; None: as the model has them.
         linear: Makes the step of a "Linear" node from the node, its weight (N, K) and its bias (N,) or None.
+        attend: In place of ``torch.nn.functional.scaled_dot_product_attention``.
     """
 
     def __init__(
@@ -103,6 +104,7 @@ class Program:
         device: str,
         floating: Any = None,
         linear: Callable[[Node, np.ndarray, np.ndarray | None], Linear],
+        attend: Callable[..., Tensor] | None = None,
     ) -> None:
         import torch
 
@@ -112,9 +114,13 @@ class Program:
         self._moved: dict[tuple[Shapes, str], Tensor] = {}
         self._sizes: dict[Shapes, dict[str, Tensor]] = {}  # what steps on the host computed for inputs of some shapes
         self._on_host: set[str] = set()
-        self.steps = self._plan(linear)
+        self.steps = self._plan(linear, attend)
 
-    def _plan(self, linear: Callable[[Node, np.ndarray, np.ndarray | None], Linear]) -> list[_Step]:
+    def _plan(
+        self,
+        linear: Callable[[Node, np.ndarray, np.ndarray | None], Linear],
+        attend: Callable[..., Tensor] | None,
+    ) -> list[_Step]:
         graph, on_host, steps = self.graph, self._on_host, []
         last = {value: node for node in graph.nodes for value in node.inputs}
         outputs = set(graph.outputs)
@@ -134,6 +140,8 @@ class Program:
             elif node.op == "Cast" and self.floating is not None and not host:
                 cast, kind = OPERATORS["Cast"](node), self.floating
                 compute = lambda x, cast=cast, kind=kind: cast(x, floating=kind)  # noqa: E731 - one expression
+            elif node.op == "Attention" and attend is not None:
+                compute = partial(OPERATORS["Attention"](node), attend=attend)
             else:
                 compute = OPERATORS[node.op](node)
             wanted = [(host and node.op not in _HOST_OUTPUTS) or index in slots for index in range(len(sources))]
