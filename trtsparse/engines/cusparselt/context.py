@@ -109,8 +109,7 @@ class CusparseltContext:
         addresses = tuple(self._addresses.get(spec.name, 0) for spec in (*engine.inputs, *engine.outputs))
         with torch.inference_mode(), torch.cuda.stream(_stream(torch, stream, engine.device)):
             if addresses not in found.direct and addresses in found.seen and len(found.direct) < _DIRECT:
-                given, buffers = self._views(torch), engine.buffers(self._shapes)
-                found.direct[addresses] = self._captured(torch, *given, warm_up=buffers)
+                self._capture_direct(torch, found, addresses)
             if addresses in found.direct:
                 found.direct[addresses].replay()
             else:
@@ -127,6 +126,12 @@ class CusparseltContext:
             found = self._graphs[self._shapes] = _Graphs()
         self._graphs.move_to_end(self._shapes)
         return found
+
+    def _capture_direct(self, torch: Any, found: _Graphs, addresses: Addresses) -> None:
+        """In place of the graph that has memory of its own, which waiting for the device makes safe to drop."""
+        buffers = (found.inputs, found.outputs) if found.own else self._engine.buffers(self._shapes)
+        found.direct[addresses] = self._captured(torch, *self._views(torch), warm_up=buffers)
+        found.own, found.inputs, found.outputs = None, [], []
 
     def _copied(self, torch: Any, found: _Graphs) -> None:
         """Enqueue copies, the graph that has memory of its own, copies."""
