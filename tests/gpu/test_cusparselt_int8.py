@@ -197,6 +197,40 @@ def test_bias_and_activation_follow_the_scales(choose, dtype, act, biased):
     product.close()
 
 
+@pytest.mark.parametrize("act", ["", "relu", "gelu"])
+@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+@pytest.mark.parametrize("biased", [False, True])
+def test_integers_for_the_next_product_are_those_of_exact_arithmetic(dtype, act, biased):
+    """GELU by tanh, and its factor, are the library's."""
+    n, k, x_scale, y_scale = 384, 512, 2.0**-6, 0.02
+    kind = {"bf16": torch.bfloat16, "fp32": torch.float32}[dtype]
+    rng = np.random.default_rng(1)
+    w = rng.integers(-127, 128, (n, k), dtype=np.int8)
+    w[:, 1::4] = w[:, 3::4] = 0
+    scales = (rng.uniform(0.5, 2, n) * 2e-5).astype(np.float32)
+    bias = rng.standard_normal(n).astype(np.float32) if biased else None
+    attributes = {"act": act, "x_scale": x_scale, "w_scale": scales, "y_scale": y_scale, "to": 1}
+    node = Node("QuantizedLinear", "it", ["x", "w"], ["y"], attributes)
+
+    def integers(gemm, fits):
+        return sparse_kernel(gemm, fits) if gemm.out_dtype == "int8" else None
+
+    product = QuantizedProduct(Products(torch.device("cuda"), kind, integers), node, w, bias)
+    for rows in (64, 300):
+        steps = rng.integers(-128, 128, (rows, k))
+        right = steps @ w.T.astype(np.float64) * scales * x_scale + (0 if bias is None else bias)
+        right = {"": lambda y: y, "relu": torch.relu, "gelu": torch.nn.functional.gelu}[act](torch.from_numpy(right))
+        right = torch.clamp(torch.round(right / y_scale), -128, 127)
+        found = product(torch.from_numpy(steps * x_scale).to("cuda", kind))
+        off = (found.double().cpu() - right).abs()
+        assert found.dtype == torch.int8
+        assert float(off.max()) <= 1
+        assert float(off.mean()) < 0.05
+        assert torch.equal(product(torch.from_numpy(steps.astype(np.int8)).cuda()), found)
+    assert {used.gemm.types for used in product.used} == {"int8->int8"}
+    product.close()
+
+
 @pytest.mark.parametrize("gemm", [Gemm(512, 1024, 2048, "int8", out, "bias") for out in ("bf16", "fp16")], ids=str)
 def test_every_configuration_also_scales_by_channel(gemm):
     """So that what was tuned with one factor runs with many."""

@@ -230,7 +230,13 @@ class CusparseLt(types.ModuleType):
     )
     MatmulDescAttribute = enum.IntEnum(
         "MatmulDescAttribute",
-        {"ACTIVATION_RELU": 0, "ACTIVATION_GELU": 3, "ALPHA_VECTOR_SCALING": 5, "BIAS_POINTER": 8},
+        {
+            "ACTIVATION_RELU": 0,
+            "ACTIVATION_GELU": 3,
+            "ACTIVATION_GELU_SCALING": 4,
+            "ALPHA_VECTOR_SCALING": 5,
+            "BIAS_POINTER": 8,
+        },
     )
     _OUTPUTS = {2: {2}, 14: {14}, 3: {3, 10, 2, 14}, 28: {14, 2, 0}, 0: {0}}
 
@@ -277,15 +283,15 @@ class CusparseLt(types.ModuleType):
         self._handles.drop(matmul)
 
     def matmul_desc_set_attribute(self, handle, matmul, name, address, nbytes):
-        kind = np.dtype(np.int64 if name == 8 else np.int32)
+        kind = np.dtype({4: np.float32, 8: np.int64}.get(int(name), np.int32))
         assert (handle, nbytes) == (2, kind.itemsize)
         product = self._handles[matmul]
         kinds = self._handles[product.w].kind, self._handles[product.y].kind
-        if name == 3 and kinds != (3, 3):
+        if name in (3, 4) and kinds != (3, 3):
             raise cuSPARSELtError(3)  # "GeLU is only supported in INT8 in/out, INT32 compute kernels"
         if name == 5 and kinds[0] != 3:
             raise cuSPARSELtError(3)  # "Alpha/beta vector scaling is only supported in INT8 input, ..."
-        product.values[int(name)] = int(read(address, kind))
+        product.values[int(name)] = read(address, kind).item()
 
     def matmul_alg_selection_init(self, handle, matmul, algorithm):
         assert (handle, algorithm) == (2, 0)
@@ -371,7 +377,7 @@ class CusparseLt(types.ModuleType):
                 bias = np.dtype(np.float32) if output.kind == "i" else output
                 values += at(product.values[8], bias, n).astype(np.float64)
             values = activated(values, "relu" if product.values.get(0) else "gelu" if product.values.get(3) else "")
-            store(values, y, output, m, n)
+            store(product.values.get(4, 1.0) * values, y, output, m, n)
 
         faster = 0.9 if selected[3] == 2 else 1.0
         ms = 0.0 if isinstance(taken, BaseException) else taken * faster

@@ -106,6 +106,23 @@ def test_int8_products_are_scaled_by_channel_before_bias_and_activation(cuda, ou
     problem.close()
 
 
+def test_a_gelu_of_int8_results_is_scaled_after_it(cuda):
+    place, rng = Place(cuda), np.random.default_rng(2)
+    x, w = rng.integers(-9, 9, (16, 64), dtype=np.int8), rng.integers(-9, 9, (32, 64), dtype=np.int8)
+    w[:, 1::4] = w[:, 2::4] = 0
+    place.x, place.w = place.put(x), place.put(w)
+    problem = Sparse(Gemm(16, 32, 64, "int8", "int8", "gelu"), alpha=2**-8, gelu_scale=50.0)
+    plan = problem.runner(Configuration(2))
+    place.run(plan, place.compressed(problem))
+    found = at(place.y, np.dtype(np.int8), 16, 32).astype(np.float64)
+    values = 2**-8 * (x.astype(np.float64) @ w.T.astype(np.float64))
+    values = 25 * values * (1 + np.tanh(np.sqrt(2 / np.pi) * (values + 0.044715 * values**3)))
+    assert np.abs(found - np.clip(np.rint(values), -128, 127)).max() <= 1
+    assert found.max() > 50
+    plan.close()
+    problem.close()
+
+
 def test_plans_that_scale_by_channel_live_beside_each_other(cuda):
     place = Place(cuda)
     problem = Sparse(Gemm(16, 32, 64, "int8", "fp16"), alphas=place.put(np.full(32, 2**-8, np.float32)))

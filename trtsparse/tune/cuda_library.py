@@ -12,7 +12,7 @@ import numpy as np
 from trtsparse.cuda.base import Cuda
 from trtsparse.errors import CudaError
 from trtsparse.tune import dense, sparse
-from trtsparse.tune.data import Check, Reference, scale
+from trtsparse.tune.data import Check, Reference, gelu_scale, scale
 from trtsparse.tune.dense import Algorithm, Dense, dense_form
 from trtsparse.tune.gemm import Gemm, Refused
 from trtsparse.tune.library import Candidate
@@ -135,10 +135,11 @@ class _SparseKernels:
     def __init__(self, gemm: Gemm, operands: Operands, stream: int) -> None:
         self.gemm, self._operands, self._stream = gemm, operands, stream
         alphas = 0
-        if gemm.input_type.exact and not gemm.output_type.exact:  # engines scale each channel by itself
+        if gemm.input_type.exact and gemm.out_dtype != "int32":  # engines scale each channel by itself
             factors = np.full(gemm.n, scale(gemm), np.float32)
             alphas = operands.put(factors, factors.nbytes)
-        self._made = Sparse(gemm, alpha=scale(gemm), bias=operands.bias_as(gemm.bias_type), alphas=alphas)
+        bias = operands.bias_as(gemm.bias_type)
+        self._made = Sparse(gemm, alpha=scale(gemm), bias=bias, alphas=alphas, gelu_scale=gelu_scale(gemm))
         self.compressed_nbytes, scratch = self._made.compressed_nbytes()
         buffer = operands.scratch("compress", scratch)
         for one in operands.sets:
@@ -195,7 +196,11 @@ class CudaProblem:
             self._open("dense", _DenseKernels, form)
             self._open("sparse", _SparseKernels, gemm)
             self._cuda.synchronize(self._stream)
-            self._references = {one: Reference(one, operands.x, operands.w, operands.bias) for one in {form, gemm}}
+            of = (operands.x, operands.w, operands.bias)
+            self._references = {
+                "dense": Reference(form, *of),
+                "sparse": Reference(gemm, *of, factor=gelu_scale(gemm)),
+            }
         except BaseException:
             self.close()
             raise
@@ -239,7 +244,7 @@ class CudaProblem:
         output = kernels.gemm.output_type
         self._operands.poison(output)
         kernels.opened(candidate)(0)
-        return self._references[kernels.gemm].check(self._operands.read(output, (kernels.gemm.m, self.gemm.n)))
+        return self._references[candidate.kind].check(self._operands.read(output, (kernels.gemm.m, self.gemm.n)))
 
     def race(
         self, candidates: Sequence[Candidate], rounds: int, before: Callable[[Candidate], None]

@@ -15,11 +15,13 @@ import numpy as np
 
 from trtsparse.tune.gemm import DataType, Gemm
 
-__all__ = ["Check", "Matrix", "Reference", "poison", "random_block", "scale"]
+__all__ = ["Check", "Matrix", "Reference", "gelu_scale", "poison", "random_block", "scale"]
 
 _PERIOD = 4 * 2_097_143  # groups of four; the factor is a prime
 _ROWS, _COLUMNS = 64, 512
 _INT8_DEVIATION = 24.0
+_GELU_DEVIATION = 1.5
+"""Of what a GELU gets, so that it bends it."""
 
 
 @functools.cache
@@ -108,7 +110,13 @@ def scale(gemm: Gemm) -> float:
     if gemm.dtype != "int8" or gemm.out_dtype == "int32":
         return 1.0
     deviation = math.sqrt(gemm.k / 2) * _INT8_DEVIATION**2
-    return 2.0 ** round(math.log2(_INT8_DEVIATION / deviation))
+    wanted = _GELU_DEVIATION if gemm.activation == "gelu" else _INT8_DEVIATION
+    return 2.0 ** round(math.log2(wanted / deviation))
+
+
+def gelu_scale(gemm: Gemm) -> float:
+    """The factor after a GELU with which a sparse kernel's INT8 results fill their range; 1 for other products."""
+    return 16.0 if gemm.out_dtype == "int8" and gemm.activation == "gelu" else 1.0
 
 
 @dataclass(frozen=True)
@@ -139,9 +147,10 @@ class Reference:
         x: Its activation.
         w: Its weight.
         bias: N values or None.
+        factor: What results are multiplied by at the end.
     """
 
-    def __init__(self, gemm: Gemm, x: Matrix, w: Matrix, bias: np.ndarray | None) -> None:
+    def __init__(self, gemm: Gemm, x: Matrix, w: Matrix, bias: np.ndarray | None, *, factor: float = 1.0) -> None:
         self.gemm = gemm
         rng = np.random.default_rng()
         self.rows = _spread(gemm.m, _ROWS, rng)
@@ -149,7 +158,7 @@ class Reference:
         values = scale(gemm) * (x.take(self.rows) @ w.take(self.columns).T)
         if bias is not None:
             values += bias[self.columns].astype(np.float64)
-        self.values = _activated(values, gemm.activation)
+        self.values = factor * _activated(values, gemm.activation)
 
     def check(self, y: np.ndarray) -> Check:
         """Compare an output of shape (at least M, N) whose memory was poisoned before."""

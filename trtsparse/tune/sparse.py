@@ -96,6 +96,7 @@ class Sparse:
         bias: Address of N values of ``gemm.bias_type`` on the device; 0 without.
         alphas: Address of N float32 values on the device, a factor for each output channel in place of ``alpha``; 0
             without. INT8 products only.
+        gelu_scale: Factor after a GELU.
         device: The GPU's number; it is current.
 
     Raises:
@@ -103,10 +104,19 @@ class Sparse:
         Refused: cuSPARSELt does not take the product.
     """
 
-    def __init__(self, gemm: Gemm, *, alpha: float = 1.0, bias: int = 0, alphas: int = 0, device: int = 0) -> None:
+    def __init__(
+        self,
+        gemm: Gemm,
+        *,
+        alpha: float = 1.0,
+        bias: int = 0,
+        alphas: int = 0,
+        gelu_scale: float = 1.0,
+        device: int = 0,
+    ) -> None:
         self._lt, self._handle = _library(device)
         self.gemm, self._bias = gemm, bias
-        self._alphas = alphas
+        self._alphas, self._gelu_scale = alphas, gelu_scale
         with contextlib.ExitStack() as undo, _refusals(self._lt):
             self._w, self._matmul = self._describe(undo)
             self._undo = undo.pop_all()
@@ -143,6 +153,8 @@ class Sparse:
             values.append((names.BIAS_POINTER, np.int64(self._bias)))
         if self.gemm.activation:
             values.append((names[f"ACTIVATION_{self.gemm.activation.upper()}"], np.int32(1)))
+        if self._gelu_scale != 1.0:
+            values.append((names.ACTIVATION_GELU_SCALING, np.float32(self._gelu_scale)))
         for name, value in values:
             held = np.array([value])
             self._lt.matmul_desc_set_attribute(self._handle, matmul, name, held.ctypes.data, held.nbytes)

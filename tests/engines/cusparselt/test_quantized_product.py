@@ -54,10 +54,11 @@ def integers(*, n=N, k=K, compliant=True):
     return values
 
 
-def opened(choose, *, act="", bias=None, weight=None, stored=None, owner=None):
+def opened(choose, *, act="", bias=None, weight=None, stored=None, owner=None, **more):
     weight = integers() if weight is None else weight
     scales = np.linspace(0.001, 0.01, len(weight), dtype=np.float32)
-    node = Node("QuantizedLinear", "node", ["x", "w"], ["y"], {"act": act, "x_scale": X_SCALE, "w_scale": scales})
+    attributes = {"act": act, "x_scale": X_SCALE, "w_scale": scales, **more}
+    node = Node("QuantizedLinear", "node", ["x", "w"], ["y"], attributes)
     owner = owner or Products(torch.device("cpu"), None, choose, compressed=stored)
     return QuantizedProduct(owner, node, weight, bias)
 
@@ -92,12 +93,14 @@ def dense_kernel(gemm, ms=1.0):
 class Chooser:
     """Kernels with given times, and the questions that were asked."""
 
-    def __init__(self, *, whole=None, sparse=None, dense=None):
-        self.whole, self.sparse, self.dense = whole, sparse, dense
+    def __init__(self, *, whole=None, sparse=None, dense=None, steps=None):
+        self.whole, self.sparse, self.dense, self.steps = whole, sparse, dense, steps
         self.asked = []
 
     def __call__(self, gemm, compliant):
         self.asked.append((gemm, compliant))
+        if gemm.out_dtype == "int8":
+            return sparse_kernel(self.steps) if compliant and self.steps is not None else None
         if gemm.out_dtype == "int32":
             if compliant and self.sparse is not None:
                 return sparse_kernel(self.sparse)
@@ -129,6 +132,55 @@ def test_every_way_gives_the_same(way, dtype, act, biased):
     product.close()
 
 
+STEPS = {**WAYS, "integers for the next product from a sparse kernel": {"steps": 1.0}}
+
+
+@pytest.mark.parametrize("way", STEPS)
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize(
+    ("act", "biased"), [("", False), ("", True), ("relu", True), ("gelu", False), ("gelu", True)]
+)
+@pytest.mark.usefixtures("libraries")
+def test_every_way_gives_the_next_product_the_same_integers(way, dtype, act, biased):
+    bias, weight, y_scale = random(N, seed=7) / 10 if biased else None, integers(), 0.004
+    product = opened(
+        Chooser(**STEPS[way]), act=act, bias=bias, y_scale=y_scale, to={"fp32": 1, "fp16": 10, "bf16": 16}[dtype]
+    )
+    for rows in (1, 16, 33, 1):
+        x = torch.from_numpy(random(rows, K, seed=rows) * 3).to(TYPES[dtype])
+        found = product(x)
+        wanted = np.clip(np.rint(right(x, act, bias, weight) / y_scale), -128, 127)
+        off = np.abs(found.numpy().astype(np.float64) - wanted)
+        assert found.dtype == torch.int8
+        assert off.max() <= 1  # at ties, and where 16 bits were between
+        assert off.mean() < 0.06
+        steps = torch.clamp(torch.round(x.float() / X_SCALE), -128, 127).to(torch.int8)
+        assert torch.equal(product(steps), found)  # as the product before it gives it
+    if way not in WAYS:
+        assert {used.gemm.types for used in product.used} == {"int8->int8"}
+    product.close()
+
+
+@pytest.mark.parametrize(
+    ("steps", "whole", "dense", "act", "chosen"),
+    [
+        (1.0, 0.8, None, "", "int8->int8"),  # the other has a pass to come
+        (1.0, 0.8, None, "relu", "int8->int8"),
+        (1.0, 0.6, None, "", "int8->bf16"),
+        (1.0, 0.8, 0.9, "gelu", "int8->int8"),
+        (1.0, 0.8, 0.6, "gelu", "int8->int32"),
+        (None, 1.0, 0.6, "", "int8->int32"),  # both have a pass to come
+    ],
+)
+@pytest.mark.usefixtures("libraries")
+def test_integers_for_the_next_product_are_worth_their_time(monkeypatch, steps, whole, dense, act, chosen):
+    monkeypatch.setattr(products, "_measure_ms", lambda _work: 0.3)
+    product = opened(Chooser(steps=steps, whole=whole, dense=dense), act=act, y_scale=0.01, to=16)
+    product(torch.from_numpy(random(16, K)).bfloat16())
+    assert product.used[0].gemm.types == chosen
+    product.close()
+
+
 def test_the_kernels_that_were_chosen_run(libraries):
     cublaslt, _ = libraries
     dense, whole, sums = (opened(Chooser(**WAYS[way]), act="relu") for way in list(WAYS)[3:0:-1])
@@ -155,7 +207,7 @@ def test_sparse_kernels_are_asked_for_where_the_weight_fits(shape, compliant, as
     check(product, 5, "fp16", "relu", None, weight)
     assert product.compliant is compliant
     gemms = [Gemm(5, *shape, "int8", "int32"), Gemm(5, *shape, "int8", "fp16", "bias_relu")]
-    assert choose.asked == [(gemm, asked) for gemm in gemms]
+    assert choose.asked == [(gemm, asked) for gemm in (gemms if asked else gemms[:1])]
     product.close()
 
 

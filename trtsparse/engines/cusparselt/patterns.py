@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from trtsparse.engines.cusparselt.chains import chain_products
 from trtsparse.engines.cusparselt.folding import fold_constants, simplify
 from trtsparse.engines.cusparselt.graph import PRODUCTS, Graph, Node
 from trtsparse.engines.cusparselt.merging import merge_products
@@ -66,6 +67,7 @@ def fuse(graph: Graph) -> Graph:
     for rewrite in (_gelu, _silu, _layer_norm, _rms_norm, _attention, _linear, _pointwise, _bias, _epilogue):
         _everywhere(graph, ranks, rewrite)
     merge_products(graph)
+    chain_products(graph)
     graph.prune()
     return graph
 

@@ -115,9 +115,12 @@ class WeightProduct(ABC):
 
     def _ask(self, gemm: Gemm) -> tuple[Gemm, Kernel | None]:
         """The kernel that is chosen for a product."""
+        return gemm, self._owner.choose(gemm, self._fits(gemm))
+
+    def _fits(self, gemm: Gemm) -> bool:
+        """Whether a sparse kernel may be used for a product with the weight."""
         step = gemm.input_type.alignment
-        aligned = not (gemm.n % step or gemm.k % step)
-        return gemm, self._owner.choose(gemm, self.compliant and aligned)
+        return self.compliant and not (gemm.n % step or gemm.k % step)
 
     @contextlib.contextmanager
     def _telling(self, gemm: Gemm, kernel: Kernel) -> Iterator[None]:
@@ -133,7 +136,7 @@ class WeightProduct(ABC):
             ) from refused
 
     def _plan(
-        self, gemm: Gemm, kernel: Kernel, undo: contextlib.ExitStack, weight: Callable[[], Tensor], **options: int
+        self, gemm: Gemm, kernel: Kernel, undo: contextlib.ExitStack, weight: Callable[[], Tensor], **options: Any
     ) -> tuple[Any, Tensor]:
         """A sparse kernel, and the compressed weight."""
         problem = Sparse(gemm, device=self._owner.number, **options)

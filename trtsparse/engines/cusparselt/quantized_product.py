@@ -1,7 +1,8 @@
 """Products of int8 values with int8 weights: quantized, multiplied as integers, scaled back.
 
-A sparse kernel does all that follows the product but a GELU. cuBLASLt's give INT32 only, or INT8, so that the rest is
-PyTorch's: one more pass over the result, which a compiler fuses with what comes after it.
+A sparse kernel does all that follows the product, but a GELU only where it gives INT8 for the next product. Those of
+cuBLASLt give INT32, or INT8 with one scale, so that the rest is PyTorch's: one more pass over the result, which a
+compiler fuses with what comes after it.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ class QuantizedProduct(WeightProduct):
 
     Args:
         owner: What all products share.
-        node: A "QuantizedLinear" node, see `trtsparse.engines.cusparselt.quantized.quantize_products`.
+        node: A "QuantizedLinear" node, see `trtsparse.engines.cusparselt.quantized.quantize_products` and
+            `trtsparse.engines.cusparselt.chains.chain_products`.
         weight: (N, K), int8.
         bias: (N,), or None.
 
@@ -57,6 +59,9 @@ class QuantizedProduct(WeightProduct):
         scales = node.attributes["w_scale"].astype(np.float64) * node.attributes["x_scale"]
         self._scales = self._moved(scales.astype(np.float32))
         self._bias = None if bias is None else self._moved(bias.astype(np.float32))
+        y_scale = node.attributes.get("y_scale")
+        self._y_scale = None if y_scale is None else owner.scalar(float(y_scale))
+        self._steps = 1.0 if y_scale is None else 1 / float(y_scale)  # of the result, for 1
         kinds = {1: owner.floating or self._torch.float32, 10: self._torch.float16, 16: self._torch.bfloat16}
         self._to = kinds.get(node.attributes.get("to", 0))
         self._held: list[Tensor] = []
@@ -83,10 +88,13 @@ class QuantizedProduct(WeightProduct):
         return y.reshape((*x.shape[:-1], self.n))
 
     def _quantize(self, x: Tensor, rows: int) -> Tensor:
-        """As QuantizeLinear does it, with rows of zeros added up to a number."""
-        steps = self._torch.round(x.float() / self._x_scale).clamp(-128, 127).to(self._torch.int8)
+        """As QuantizeLinear does it unless it is done, with rows of zeros added up to a number."""
+        steps = x if x.dtype == self._torch.int8 else self._rounded(x, self._x_scale)
         missing = rows - x.shape[0]
         return self._torch.nn.functional.pad(steps, (0, 0, 0, missing)) if missing else steps
+
+    def _rounded(self, x: Tensor, scale: Tensor) -> Tensor:
+        return self._torch.round(x.float() / scale).clamp(-128, 127).to(self._torch.int8)
 
     def _prepare(self, rows: int, dtype: Any, undo: contextlib.ExitStack) -> tuple[Compute, Used | None]:
         gemm, kernel = self._choose(rows, dtype)
@@ -97,40 +105,63 @@ class QuantizedProduct(WeightProduct):
             self._kernels[rows] = self._open(gemm, kernel, undo)
         undo.callback(self._kernels.pop, rows)
         multiply = self._operator(gemm, dtype)
-        return self._finishing(multiply, gemm.padded_m, scaled=not gemm.output_type.exact), used
+        return self._finishing(multiply, gemm.padded_m, scaled=gemm.out_dtype != "int32"), used
 
     # -- which kernel ------------------------------------------------------------------------------------------------
 
     def _choose(self, rows: int, dtype: Any) -> tuple[Gemm, Kernel | None]:
         """The kernel that is fastest together with what has to follow it."""
         integers = self._ask(Gemm(rows, self.n, self.k, "int8", "int32"))
-        if str(dtype) not in HALVES:
+        if not self._fits(integers[0]):
             return integers
-        act = self._node.attributes["act"]
-        parts = ("bias" if self._bias is not None else "", "relu" if act == "relu" else "")
-        epilogue = "_".join(filter(None, parts)) or "none"
-        whole = self._ask(Gemm(rows, self.n, self.k, "int8", HALVES[str(dtype)], epilogue))
-        if whole[1] is None or whole[1].kind != "sparse":  # a dense one gives INT8: it only told how long it takes
-            return integers
-        if integers[1] is None or self._is_faster(whole[1], integers[1], rows, dtype):
-            return whole
-        return integers
+        found = [self._ask(gemm) for gemm in self._scaling(rows, dtype)]
+        # a dense one that scales gives INT8 with one scale: it only told how long it takes
+        ways = [(gemm, kernel) for gemm, kernel in found if kernel is not None and kernel.kind == "sparse"]
+        if integers[1] is not None:
+            ways.append((integers[0], integers[1]))
+        if len(ways) < 2:
+            return ways[0] if ways else integers
+        alone = min(ways, key=lambda way: way[1].ms)
+        if not self._passes(alone[0]):
+            return alone
+        return min(ways, key=lambda way: way[1].ms + self._after_ms(way[0], rows, dtype))
 
-    def _is_faster(self, whole: Kernel, integers: Kernel, rows: int, dtype: Any) -> bool:
-        """Whether a kernel of floating values takes less time than one of integers and the pass that scales them.
+    def _scaling(self, rows: int, dtype: Any) -> list[Gemm]:
+        """The products that compute this one, or all but a GELU and rounding."""
+        bias, act = "bias" if self._bias is not None else "", self._node.attributes["act"]
+        forms = []
+        if self._y_scale is not None:
+            forms.append(("int8", (bias, act)))
+        if str(dtype) in HALVES:
+            forms.append((HALVES[str(dtype)], (bias, "" if act == "gelu" else act)))
+        return [
+            Gemm(rows, self.n, self.k, "int8", out, "_".join(filter(None, epilogue)) or "none")
+            for out, epilogue in forms
+        ]
 
-        A GELU is a pass of its own after the one, and part of that pass after the other.
-        """
-        has_gelu = self._node.attributes["act"] == "gelu"
-        if whole.ms <= integers.ms and not has_gelu:
-            return True
-        torch, device = self._torch, self._owner.device
-        y = torch.zeros((rows, self.n), dtype=dtype, device=device)
-        name, pass_ms = f"{rows}x{self.n} {HALVES[str(dtype)]}", self._owner.pass_ms
-        gelu_ms = pass_ms(f"gelu {name}", lambda: torch.nn.functional.gelu(y)) if has_gelu else 0.0
-        sums = torch.zeros((rows, self.n), dtype=torch.int32, device=device)
-        scaling_ms = pass_ms(f"scale {name}", lambda: torch.mul(sums, self._scales, out=y))
-        return whole.ms + gelu_ms <= integers.ms + scaling_ms
+    def _passes(self, gemm: Gemm) -> str:
+        """What is left to do after a kernel, in a pass over its results; "" for nothing."""
+        if gemm.out_dtype == "int32":
+            return "scale"
+        if gemm.out_dtype == "int8":
+            return ""
+        if self._node.attributes["act"] == "gelu":
+            return "gelu"
+        return "" if self._y_scale is None else "quantize"
+
+    def _after_ms(self, gemm: Gemm, rows: int, dtype: Any) -> float:
+        """Milliseconds of that; a compiler makes one pass of a GELU and rounding."""
+        torch, what = self._torch, self._passes(gemm)
+        if not what:
+            return 0.0
+        place = {"size": (rows, self.n), "device": self._owner.device}
+        y, sums = torch.zeros(**place, dtype=dtype), torch.zeros(**place, dtype=torch.int32)
+        work: dict[str, Callable[[], Any]] = {
+            "scale": lambda: torch.mul(sums, self._scales, out=y),
+            "gelu": lambda: torch.nn.functional.gelu(y),
+            "quantize": lambda: y.to(torch.int8),
+        }
+        return self._owner.pass_ms(f"{what} {rows}x{self.n} {str(dtype).rpartition('.')[2]}", work[what])
 
     # -- what runs ---------------------------------------------------------------------------------------------------
 
@@ -142,17 +173,19 @@ class QuantizedProduct(WeightProduct):
         Args:
             multiply: From int8 to sums of products, or to values that lack a GELU at most.
             padded: Its rows.
-            scaled: It gives such values.
+            scaled: It gives such values, or int8 for the next product.
         """
 
         def run(x: Tensor) -> Tensor:
             y = multiply(self._quantize(x, padded))[: x.shape[0]]
+            if y.dtype == self._torch.int8:
+                return y
             if not scaled:
                 y = y * self._scales
                 y = y if self._bias is None else y + self._bias
             if self._act is not None and not (scaled and self._act is self._torch.relu):
                 y = self._act(y)
-            return y.to(self._to or x.dtype)
+            return y.to(self._to or x.dtype) if self._y_scale is None else self._rounded(y, self._y_scale)
 
         return run
 
@@ -180,9 +213,8 @@ class QuantizedProduct(WeightProduct):
     def _open(self, gemm: Gemm, kernel: Kernel, undo: contextlib.ExitStack) -> Compute:
         """A kernel: (padded M, K) of int8 to (padded M, N) of what it gives."""
         if kernel.kind == "sparse":
-            alphas = 0 if gemm.output_type.exact else self._scales.data_ptr()
             integers = lambda: self._moved(self._integers)  # noqa: E731 - a name for an argument
-            runner, weight = self._plan(gemm, kernel, undo, integers, bias=self._bias_for(gemm), alphas=alphas)
+            runner, weight = self._plan(gemm, kernel, undo, integers, **self._factors(gemm))
         else:
             problem = Dense(dense_form(gemm), device=self._owner.number)
             undo.callback(problem.close)
@@ -190,13 +222,24 @@ class QuantizedProduct(WeightProduct):
         dtype = getattr(self._torch, gemm.output_type.numpy.name)
         return self._launching(runner, weight, (gemm.padded_m, self.n), dtype)
 
-    def _bias_for(self, gemm: Gemm) -> int:
-        """The address of the bias in the type that a product wants, which lives as long as this object; 0 without."""
-        if self._bias is None or not gemm.has_bias:
-            return 0
-        bias = self._bias.to(getattr(self._torch, gemm.bias_type.numpy.name))
-        self._held.append(bias)
-        return int(bias.data_ptr())
+    def _factors(self, gemm: Gemm) -> dict[str, Any]:
+        """What a kernel multiplies by and adds, in steps of the result where it gives these; addresses live on."""
+        if gemm.out_dtype == "int32":
+            return {}
+        after_gelu = gemm.activation == "gelu"
+        steps = self._steps if gemm.out_dtype == "int8" and not after_gelu else 1.0
+        given: dict[str, Any] = {"alphas": self._hold(self._scales * steps)}
+        if self._bias is not None and gemm.has_bias:
+            kind = getattr(self._torch, gemm.bias_type.numpy.name)
+            given["bias"] = self._hold((self._bias * steps).to(kind))
+        if after_gelu:
+            given["gelu_scale"] = self._steps
+        return given
+
+    def _hold(self, values: Tensor) -> int:
+        """The address of values that live as long as this object."""
+        self._held.append(values)
+        return int(values.data_ptr())
 
     def close(self) -> None:
         """See `WeightProduct`."""
