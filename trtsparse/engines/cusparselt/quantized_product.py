@@ -64,7 +64,7 @@ class QuantizedProduct(WeightProduct):
         self._steps = 1.0 if y_scale is None else 1 / float(y_scale)  # of the result, for 1
         kinds = {1: owner.floating or self._torch.float32, 10: self._torch.float16, 16: self._torch.bfloat16}
         self._to = kinds.get(node.attributes.get("to", 0))
-        self._held: list[Tensor] = []
+        self._held: dict[tuple[bool, float, Any], Tensor] = {}
         self._kernels: dict[int, Compute] = {}
         self._operators: dict[tuple[int, Any], Opaque] = {}
 
@@ -228,18 +228,19 @@ class QuantizedProduct(WeightProduct):
             return {}
         after_gelu = gemm.activation == "gelu"
         steps = self._steps if gemm.out_dtype == "int8" and not after_gelu else 1.0
-        given: dict[str, Any] = {"alphas": self._hold(self._scales * steps)}
+        given: dict[str, Any] = {"alphas": self._address(self._scales, steps, self._torch.float32)}
         if self._bias is not None and gemm.has_bias:
-            kind = getattr(self._torch, gemm.bias_type.numpy.name)
-            given["bias"] = self._hold((self._bias * steps).to(kind))
+            given["bias"] = self._address(self._bias, steps, getattr(self._torch, gemm.bias_type.numpy.name))
         if after_gelu:
             given["gelu_scale"] = self._steps
         return given
 
-    def _hold(self, values: Tensor) -> int:
-        """The address of values that live as long as this object."""
-        self._held.append(values)
-        return int(values.data_ptr())
+    def _address(self, values: Tensor, factor: float, dtype: Any) -> int:
+        """Of values times a factor in some type, which live as long as this object."""
+        key = (values is self._scales, factor, dtype)
+        if key not in self._held:
+            self._held[key] = (values * factor).to(dtype)
+        return int(self._held[key].data_ptr())
 
     def close(self) -> None:
         """See `WeightProduct`."""
