@@ -1,7 +1,6 @@
 """Models executed step by step with PyTorch on the CPU, and compared with ONNX Runtime."""
 
 import numpy as np
-import pytest
 
 from trtsparse.engines.cusparselt.graph import read_graph
 from trtsparse.engines.cusparselt.patterns import fuse
@@ -10,11 +9,11 @@ from trtsparse.files.model import OnnxModel
 from trtsparse.precision.feeds import random_feeds
 from trtsparse.precision.ort import runner
 
-torch = pytest.importorskip("torch")
-
 
 def plain(node, weight, bias):
     """A product by PyTorch."""
+    import torch
+
     weight = torch.from_numpy(np.array(weight))
     bias = None if bias is None else torch.from_numpy(np.array(bias))
     act = {"": lambda y: y, "relu": torch.nn.functional.relu, "gelu": torch.nn.functional.gelu}[
@@ -25,6 +24,8 @@ def plain(node, weight, bias):
 
 def execute(source, feeds):
     """The outputs, by name, and the rewritten graph."""
+    import torch
+
     graph = fuse(read_graph(OnnxModel.open(source)))
     check_operators(graph)
     program = Program(graph, device="cpu", linear=plain)

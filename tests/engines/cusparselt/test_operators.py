@@ -16,6 +16,8 @@ from trtsparse.errors import EngineError, ModelError
 from trtsparse.files.model import OnnxModel
 from trtsparse.precision.feeds import random_feeds
 
+pytest.importorskip("torch")
+
 
 def node_model(op, shapes, *, constants=(), opset=17, outputs=1, **attributes):
     """One node over float inputs, with constants after them."""

@@ -11,6 +11,7 @@ from tests.helpers import model, random, tensor
 from trtsparse.files.model import OnnxModel
 from trtsparse.precision.ort import runner
 
+pytest.importorskip("torch")
 EXAMPLES = settings(max_examples=60, deadline=None)
 
 
