@@ -65,7 +65,8 @@ class CusparseltContext:
         self._addresses: dict[str, int] = {}
         self._shapes: Shapes = ()
         self._graphs: OrderedDict[Shapes, _Graphs] = OrderedDict()
-        self._pool: Any = None  # of memory: one graph runs at a time
+        self._side: Any = None  # the stream of all captures: only on one is freed memory taken again
+        self._pool: Any = None  # of memory for all graphs, of which one runs at a time
 
     def set_inputs(
         self,
@@ -182,9 +183,10 @@ class CusparseltContext:
         with engine.lock, torch.cuda.device(engine.device):
             run = engine.runner(self._shapes)
             graph = torch.cuda.CUDAGraph()
-            if self._pool is None:
+            if self._side is None:
+                self._side = torch.cuda.Stream(device=engine.program.device)
                 self._pool = torch.cuda.graph_pool_handle()
-            side = torch.cuda.Stream(device=engine.program.device)
+            side = self._side
             side.wait_stream(torch.cuda.current_stream())
             try:
                 with torch.cuda.stream(side):
