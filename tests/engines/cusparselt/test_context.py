@@ -2,6 +2,7 @@
 
 import ctypes
 import threading
+import time
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from types import SimpleNamespace
@@ -10,9 +11,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import helper
 
 import models
 from tests.engines.cusparselt.programs import plain
+from tests.helpers import model as make_model
 from trtsparse.engines.cusparselt.context import CusparseltContext
 from trtsparse.engines.cusparselt.engine import CusparseltEngine
 from trtsparse.engines.cusparselt.graph import read_graph
@@ -30,7 +33,7 @@ class Graph:
     """Work that is recorded once, and done when it is replayed."""
 
     def __init__(self):
-        self.work, self.pool, self.replays = None, None, 0
+        self.work, self.pool, self.stream, self.replays = None, None, None, 0
 
     def replay(self):
         self.replays += 1
@@ -46,7 +49,7 @@ class Recorder:
     @contextmanager
     def capture(self, graph, *, pool, stream, capture_error_mode):
         assert (stream is not None, capture_error_mode) == (True, "thread_local")
-        graph.pool, self.capturing = pool, graph
+        graph.pool, graph.stream, self.capturing = pool, stream, graph
         self.graphs.append(graph)
         yield
         self.capturing = None
@@ -71,10 +74,21 @@ def model():
 def opened(model, *, floating=None, linear=plain):
     """A context over host memory, and what was recorded."""
     recorder = Recorder()
-    stream = SimpleNamespace(wait_stream=lambda _other: None, synchronize=lambda: None)
+
+    def new_stream(**_options):
+        return SimpleNamespace(wait_stream=lambda _other: None, synchronize=lambda: None)
+
+    class Event(SimpleNamespace):
+        def record(self):
+            self.at = time.perf_counter()
+
+        def elapsed_time(self, other):
+            return 1000 * (other.at - self.at)
+
+    stream = new_stream()
     fakes = {
         "device": lambda _device: nullcontext(), "stream": lambda _stream: nullcontext(), "CUDAGraph": Graph,
-        "Stream": lambda **_options: stream, "current_stream": lambda: stream,
+        "Stream": new_stream, "Event": Event, "current_stream": lambda: stream,
         "default_stream": lambda _device: stream, "graph_pool_handle": object,
         "graph": recorder.capture, "synchronize": lambda *_device: None,
     }  # fmt: skip
@@ -129,7 +143,9 @@ def test_addresses_that_come_again_are_captured_and_nothing_is_copied(model):
         other = caller.arrays(3)
         caller.run(context, other)
         assert [graph.replays for graph in recorder.graphs] == [1, 3, 1]
-        assert len({graph.pool for graph in recorder.graphs}) == 1  # they share memory
+        # they share memory, which is taken again on the same stream only
+        assert len({graph.pool for graph in recorder.graphs}) == 1
+        assert len({id(graph.stream) for graph in recorder.graphs}) == 1
 
 
 def test_addresses_that_always_change_share_one_graph(model):
@@ -169,6 +185,38 @@ def test_the_least_recently_used_shape_is_dropped(model):
         for rows in (*kept, 9, 1):
             caller.run(context, kept[rows])
         assert [graph.replays for graph in recorder.graphs] == [1] * 11  # nine, one that came again, one anew
+
+
+def test_steps_are_timed_and_give_the_right_values(model):
+    caller = Caller(model)
+    with opened(model) as (context, recorder):
+        arrays = caller.arrays(3)
+        context.execute = lambda stream: timed.extend(context.execute_profiled(stream))
+        timed = []
+        caller.run(context, arrays)
+        assert [name for name, ms in timed if ms > 0] == ["layers.0/Gemm", "layers.1/Gemm"]
+        assert recorder.graphs == []
+
+
+@pytest.mark.parametrize("names", [("x", "y"), ("x", "z"), ("y", "z"), ()])
+def test_values_are_right_where_an_output_lies_on_an_input_or_another_output(names):
+    """``z`` is the input itself, which is lost once ``y`` was written there."""
+    nodes = [helper.make_node("Relu", ["x"], ["y"]), helper.make_node("Identity", ["x"], ["z"])]
+    source = OnnxModel.open(make_model(nodes, inputs={"x": [4]}, outputs={"y": [4], "z": [4]}))
+    arrays = {name: np.zeros(4, np.float32) for name in "xyz"}
+    if names:
+        arrays[names[1]] = arrays[names[0]]
+    with opened(source) as (context, recorder):
+        for number in range(4):
+            arrays["x"][:] = values = np.array([-1, 2, -3, number], np.float32)
+            context.set_inputs({"x": (4,)}, {})
+            for name, array in arrays.items():
+                context.set_address(name, array.ctypes.data)
+            context.execute(0)
+            wanted = {"x": values, "y": np.maximum(values, 0), "z": values}
+            for name in {"z"} if "z" in names else {"y", "z"}:
+                np.testing.assert_array_equal(arrays[name], wanted[name])
+        assert len(recorder.graphs) == (1 if names else 2)
 
 
 def test_an_empty_batch_is_executed(model):

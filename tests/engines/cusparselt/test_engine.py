@@ -124,11 +124,12 @@ def test_kernels_that_were_chosen_elsewhere_are_warned_of(mlp, monkeypatch):
 
 
 @pytest.mark.usefixtures("gpu")
-def test_kernels_are_for_a_gpu_its_libraries_and_this_version(monkeypatch):
+def test_kernels_are_for_a_gpu_its_libraries_and_this_version(monkeypatch, torch):
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91900)
     monkeypatch.setattr(module, "_version", lambda library, device: f"{library.__name__.rpartition('.')[2]} {device}")
     assert module.made_on(0) == {
         "gpu": "a GPU", "capability": "(9, 0)", "trtsparse": __version__, "cusparselt": "sparse 0",
-        "cublaslt": "dense 0",
+        "cublaslt": "dense 0", "torch": f"{torch.__version__}, cuDNN 91900",
     }  # fmt: skip
 
 

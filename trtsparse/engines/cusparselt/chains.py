@@ -22,4 +22,5 @@ def chain_products(graph: Graph) -> None:
 
 
 def _scale(reader: Node) -> float | None:
-    return reader.attributes["x_scale"] if reader.op == "QuantizedLinear" else None
+    """Of what it reads; None where that has to be floating, which may be what says the type of its result."""
+    return reader.attributes["x_scale"] if reader.op == "QuantizedLinear" and reader.attributes.get("to") else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -57,7 +58,8 @@ class _Memory:
 class CusparseltContext:
     """A `trtsparse.engines.device.DeviceContext`.
 
-    Addresses that come again are captured; others are copied, on the GPU, to and from a graph that has its own.
+    Addresses that come again are captured, the first few of each shape; others are copied, on the GPU, to and from a
+    graph that has its own. So are all where an output lies on an input, which a graph would overwrite too early.
     """
 
     def __init__(self, engine: CusparseltEngine) -> None:
@@ -109,7 +111,7 @@ class CusparseltContext:
         found = self._of_shape(torch)
         addresses = tuple(self._addresses.get(spec.name, 0) for spec in (*engine.inputs, *engine.outputs))
         with torch.inference_mode(), torch.cuda.stream(_stream(torch, stream, engine.device)):
-            if addresses not in found.direct and addresses in found.seen and len(found.direct) < _DIRECT:
+            if addresses not in found.direct and addresses in found.seen and self._can_capture(found):
                 self._capture_direct(torch, found, addresses)
             if addresses in found.direct:
                 found.direct[addresses].replay()
@@ -128,10 +130,24 @@ class CusparseltContext:
         self._graphs.move_to_end(self._shapes)
         return found
 
+    def _can_capture(self, found: _Graphs) -> bool:
+        """Whether there may be one more direct graph, and no output lies on an input or another output."""
+        engine, outputs = self._engine, self._engine.layout(self._shapes)
+        fed = [self._extent(spec, shape) for spec, shape in zip(engine.inputs, self._shapes, strict=True)]
+        filled = [self._extent(spec, outputs[spec.name]) for spec in engine.outputs]
+        others = ((one, other) for at, one in enumerate(filled) for other in (*fed, *filled[:at]))
+        return len(found.direct) < _DIRECT and not any(_overlap(*pair) for pair in others)
+
+    def _extent(self, spec: TensorSpec, shape: Shape) -> range:
+        """The addresses of its bytes."""
+        begin = self._addresses.get(spec.name, 0)
+        return range(begin, begin + math.prod(shape) * spec.dtype.itemsize)
+
     def _capture_direct(self, torch: Any, found: _Graphs, addresses: Addresses) -> None:
-        """In place of the graph that has memory of its own, which waiting for the device makes safe to drop."""
+        """In place of the graph that has memory of its own."""
         buffers = (found.inputs, found.outputs) if found.own else self._engine.buffers(self._shapes)
         found.direct[addresses] = self._captured(torch, *self._views(torch), warm_up=buffers)
+        torch.cuda.synchronize(self._engine.device)  # it may still run
         found.own, found.inputs, found.outputs = None, [], []
 
     def _copied(self, torch: Any, found: _Graphs) -> None:
@@ -220,16 +236,21 @@ class CusparseltContext:
             times.append((name, start, end))
             return result
 
-        with engine.lock, torch.inference_mode(), torch.cuda.stream(_stream(torch, stream, engine.device)):
+        with torch.inference_mode(), torch.cuda.stream(_stream(torch, stream, engine.device)):
             inputs, outputs = self._views(torch)
-            for given, found in zip(outputs, engine.program(inputs, watch=watch), strict=True):
-                given.copy_(found)
+            with engine.lock:
+                for given, found in zip(outputs, engine.program(inputs, watch=watch), strict=True):
+                    given.copy_(found)
             torch.cuda.current_stream().synchronize()
         return tuple((name, float(start.elapsed_time(end))) for name, start, end in times)
 
     def close(self) -> None:
         """Free the graphs, whose work has finished."""
         self._graphs.clear()
+
+
+def _overlap(one: range, other: range) -> bool:
+    return one.start < other.stop and other.start < one.stop
 
 
 def _stream(torch: Any, handle: int, device: int) -> Any:

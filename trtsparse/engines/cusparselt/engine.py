@@ -253,7 +253,7 @@ class CusparseltEngine:
 
 
 def made_on(device: int) -> dict[str, str]:
-    """What kernels and compressed weights depend on: the GPU's kind, the libraries' versions and our own.
+    """What kernels, compressed weights and passes depend on: the GPU's kind, the libraries' versions and our own.
 
     Another version may rewrite a model to other products.
     """
@@ -264,6 +264,7 @@ def made_on(device: int) -> dict[str, str]:
         "trtsparse": __version__,
         "cusparselt": _version(sparse, device),
         "cublaslt": _version(dense, device),
+        "torch": f"{torch.__version__}, cuDNN {torch.backends.cudnn.version()}",
     }
 
 

@@ -251,4 +251,4 @@ class QuantizedProduct(WeightProduct):
             operator.close()
         self._operators.clear()
         self._held.clear()
-        self._x_scale = self._scales = self._bias = None
+        self._x_scale = self._y_scale = self._scales = self._bias = None
