@@ -172,7 +172,26 @@ def test_attention_is_the_fastest_that_is_right(tokens, width, masked):
     scores = wide[0] @ wide[1].transpose(-1, -2) * 0.1 + (0 if mask is None else mask.double())
     right = scores.softmax(-1) @ wide[2]
     assert float((found.double() - right).norm() / right.norm()) < 0.02
-    assert len(owner.passes) > 1  # there was a choice
+    assert masked or len(owner.passes) > 1  # there was a choice
+
+
+def test_graphs_of_a_context_share_memory():
+    model, rows = models.get("mlp", widths=(1024, 16384, 1024)), 4096
+    context = CusparseltEngine(model, choose=lambda _gemm, _fits: None).create_context(
+        profile=0, stream=0, own_scratch=True
+    )
+    context.set_inputs({"input": (rows, 1024)}, {})
+    places = [(torch.ones(rows, 1024, device="cuda"), torch.empty(rows, 1024, device="cuda")) for _ in range(4)]
+    taken = []
+    for fed, filled in places:
+        context.set_address("input", fed.data_ptr())
+        context.set_address("output", filled.data_ptr())
+        for _ in range(3):
+            context.execute(torch.cuda.default_stream().cuda_stream)
+        torch.cuda.synchronize()
+        taken.append(torch.cuda.memory_reserved())
+    assert taken[-1] - taken[0] < rows * 16384 * 2  # what is between the products, once
+    context.close()
 
 
 def test_an_execution_can_be_timed_step_by_step():
