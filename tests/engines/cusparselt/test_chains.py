@@ -5,7 +5,7 @@ import pytest
 from onnx import helper
 
 import models
-from tests.engines.cusparselt.test_quantized import activation, check, rewritten
+from tests.engines.cusparselt.quantized_programs import activation, check, rewritten
 from tests.helpers import model, random, sparse, tensor
 from trtsparse.precision.feeds import random_feeds
 from trtsparse.precision.int8 import to_int8

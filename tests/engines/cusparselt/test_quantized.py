@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 import models
+from tests.engines.cusparselt.programs import needs_new_onnx_runtime
+from tests.engines.cusparselt.quantized_programs import X_SCALE, activation, check, execute, rewritten
 from tests.helpers import model, random, sparse, tensor
-from trtsparse.engines.cusparselt.graph import Graph, Node, read_graph
-from trtsparse.engines.cusparselt.patterns import fuse
+from trtsparse.engines.cusparselt.graph import Graph, Node
 from trtsparse.engines.cusparselt.products import Products
-from trtsparse.engines.cusparselt.program import Program, check_operators
+from trtsparse.engines.cusparselt.program import Program
 from trtsparse.engines.cusparselt.quantized import quantize_products
 from trtsparse.engines.cusparselt.quantized_product import QuantizedProduct
 from trtsparse.files.model import OnnxModel
@@ -24,45 +25,6 @@ from trtsparse.precision.ort import runner
 from trtsparse.precision.quantize import quantize_weight
 
 torch = pytest.importorskip("torch")
-X_SCALE = np.float32(0.031)
-
-
-def rewritten(source):
-    return fuse(read_graph(OnnxModel.open(source)))
-
-
-def execute(graph, feeds):
-    owner = Products(torch.device("cpu"), None, lambda _gemm, _compliant: None)
-
-    check_operators(graph)
-    program = Program(graph, device="cpu", linear=owner)
-    found = program([torch.from_numpy(feeds[name]) for name in graph.inputs])
-    owner.close()
-    return dict(zip(graph.outputs, (value.numpy() for value in found), strict=True))
-
-
-def check(source, shapes=None, *, tolerance=1e-5, **counts):
-    """Against Q/DQ in float32 as they are written; kernels of ONNX Runtime's own saturate on some CPUs."""
-    graph = rewritten(source)
-    assert {op: graph.counts()[op] for op in counts} == counts
-    for feeds in random_feeds(source, shapes=shapes, count=2):
-        found = execute(graph, feeds)
-        for name, right in runner(OnnxModel.open(source), optimize=False)(feeds).items():
-            assert found[name].shape == right.shape
-            assert found[name].dtype == right.dtype
-            assert np.abs(found[name] - right).max() <= tolerance * max(np.abs(right).max(), 1e-2), name
-    return graph
-
-
-def activation(source="x", *, kind=np.int8, zero=0, scale=X_SCALE, second_scale=None):
-    """A Q/DQ pair behind a value, and its constants; gives ``{source}_dq``."""
-    names = [f"{source}_q", f"{source}_s", f"{source}_z", f"{source}_t"]
-    nodes = [
-        helper.make_node("QuantizeLinear", [source, names[1], names[2]], [names[0]]),
-        helper.make_node("DequantizeLinear", [names[0], names[3], names[2]], [f"{source}_dq"]),
-    ]
-    second = scale if second_scale is None else second_scale
-    return nodes, [tensor(names[1], scale), tensor(names[2], kind(zero)), tensor(names[3], second)]
 
 
 def weight(values, *, axis=None, zero=0):
@@ -187,6 +149,7 @@ def typed(x, first, second, *, opset):
     return source
 
 
+@needs_new_onnx_runtime
 @pytest.mark.parametrize(
     ("x", "first", "second", "opset", "count"),
     [
@@ -206,6 +169,7 @@ def test_a_product_has_the_type_of_its_scales(x, first, second, opset, count):
     np.testing.assert_array_equal(found, right)
 
 
+@needs_new_onnx_runtime
 def test_a_product_of_float16_that_is_cast_to_bfloat16_is_of_float16_first():
     """Its range is smaller."""
     source = typed(np.float16, np.float16, np.float16, opset=19)
