@@ -143,7 +143,11 @@ def test_sizes_beyond_what_tensorrt_counts_are_refused(rtx, net, most, why):
     with pytest.raises(BuildError) as error:
         build(net(), BuildConfig(profiles=(profile,)))
     assert rtx
-    assert str(error.value) == f"TensorRT refuses a profile\n  where: profile 0, input 'x'\n  got: {why}"
+    assert str(error.value) == (
+        "TensorRT refuses a profile\n  where: profile 0, input 'x'\n"
+        f"  got: ((1, 8, 6, 6), (2, 8, 6, 6), ({most}, 8, 6, 6)): {why}\n"
+        "  to fix: give it sizes that TensorRT counts"
+    )
 
 
 def test_usual_shapes_are_the_first_profiles_opt_without_shape_inputs():

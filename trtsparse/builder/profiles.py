@@ -100,7 +100,12 @@ def _set_shape(made: Any, name: str, given: ShapeRange, *, where: str) -> None:
         made.set_shape(name, *given)
     except (RuntimeError, TypeError, ValueError) as error:  # such as dims of more than 31 bits
         why = str(error).strip().partition("\n")[0]
-        raise BuildError("TensorRT refuses a profile", where=f"{where}, input {name!r}", got=why) from error
+        raise BuildError(
+            "TensorRT refuses a profile",
+            where=f"{where}, input {name!r}",
+            got=f"{given}: {why}",
+            fix="give it sizes that TensorRT counts",
+        ) from error
 
 
 def _is_dynamic(spec: TensorSpec) -> bool:
