@@ -114,6 +114,19 @@ class Ours:
                 times[name].append(ms)
         return {name: float(np.median(values)) for name, values in times.items()}
 
+    def kernels(self) -> list[tuple[str, int, float]]:
+        """The kernels of an inference as it is timed, in its graph: names, how often each runs, milliseconds in all."""
+        kinds = [torch.profiler.ProfilerActivity.CUDA]
+        with torch.profiler.profile(activities=kinds) as profiler:
+            for _ in range(_PROFILES):
+                self.run()
+            torch.cuda.synchronize()
+        found = [
+            (event.key, round(event.count / _PROFILES), event.self_device_time_total / 1e3 / _PROFILES)
+            for event in profiler.key_averages()
+        ]
+        return sorted((kernel for kernel in found if kernel[2]), key=lambda kernel: -kernel[2])
+
     def close(self) -> None:
         """Free it."""
         self.context.close()

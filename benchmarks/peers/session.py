@@ -246,6 +246,8 @@ class Session:
         if dense:
             total_ms = statistics.median(dense)
             self._step("explain, given a time", lambda: self._explain("of the measured time", total_ms))
+        if self.job.profile:
+            self._step("kernels", self._kernels)
         if self.outcomes[SPARSE].runnable is None:
             return
         ours = self.engines[SPARSE]
@@ -260,6 +262,10 @@ class Session:
         found = explain(self.model, shapes=shapes, dtype="bf16", total_ms=total_ms, cache=cache)
         totals = None if found.totals is None else asdict(found.totals)
         self.report.setdefault("explain", {}).update({"times": found.times, name: totals})
+
+    def _kernels(self) -> None:
+        built = [name for name, outcome in self.outcomes.items() if name in self.engines and outcome.runnable]
+        self.report["kernels"] = {name: self.engines[name].kernels() for name in built}
 
     def _profile(self, ours: Ours) -> None:
         kind = kinds_of_steps(ours)
