@@ -53,7 +53,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", default=(), metavar="VARIANT", help="build these variants alone")
     parser.add_argument("--no-autotune", action="store_true", help="torch.compile in its default mode alone")
     parser.add_argument("--plain", action="store_true", help="our engines are not compiled by torch.compile")
-    parser.add_argument("--profile", action="store_true", help="time the steps of our sparse engine")
+    parser.add_argument("--profile", action="store_true", help="time the kernels of our engines")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: tiny sizes, to try it out")
     parser.add_argument("--name", default="gpu_end_to_end", help="of the results' file (default: gpu_end_to_end)")
     parser.add_argument("--work", type=Path, help="folder in which models are kept for the next call")

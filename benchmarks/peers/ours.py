@@ -1,11 +1,10 @@
-"""The package's own engine as a variant, and what else there is to know of it: its steps, its saved form."""
+"""The package's own engine as a variant, and what else there is to know of it: its kernels, its saved form."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +21,8 @@ from trtsparse.tune.result import Kernel
 
 from .execution import Runnable
 
-__all__ = ["Ours", "dense_only", "kinds_of_steps", "saved_form"]
+__all__ = ["Ours", "dense_only", "saved_form"]
 
-_KINDS = {
-    "Attention": "attention", "Softmax": "attention", "MatMul": "attention", "LayerNormalization": "norms",
-    "LayerNorm": "norms", "RmsNorm": "norms", "BatchNormalization": "norms", "Gelu": "activations",
-    "Silu": "activations", "Relu": "activations", "Sigmoid": "activations", "Erf": "activations",
-    "Conv": "convolutions",
-}  # fmt: skip
 _PROFILES = 5
 
 
@@ -104,18 +97,8 @@ class Ours:
         notes = f"{count} of {len(used)} products sparse{', compiled' if self.engine.compiled else ''}"
         return Runnable(self.run, self.output, notes, self)
 
-    def steps(self) -> dict[str, float]:
-        """Milliseconds of each step, executed one by one, in the median of a few times."""
-        stream = torch.cuda.current_stream().cuda_stream
-        runs = [self._context().execute_profiled(stream) for _ in range(_PROFILES)]
-        times: dict[str, list[float]] = defaultdict(list)
-        for run in runs:
-            for name, ms in run:
-                times[name].append(ms)
-        return {name: float(np.median(values)) for name, values in times.items()}
-
     def kernels(self) -> list[tuple[str, int, float]]:
-        """The kernels of an inference as it is timed, in its graph: names, how often each runs, milliseconds in all."""
+        """The kernels of an inference as it is timed: names, how often each runs, its milliseconds in all."""
         kinds = [torch.profiler.ProfilerActivity.CUDA]
         with torch.profiler.profile(activities=kinds) as profiler:
             for _ in range(_PROFILES):
@@ -131,20 +114,6 @@ class Ours:
         """Free it."""
         self.context.close()
         self.engine.close()
-
-
-def kinds_of_steps(ours: Ours) -> Callable[[str], str]:
-    """What each step of an engine is about, by its name."""
-    ops = {node.name: node.op for node in ours.engine.program.graph.nodes}
-    kernels = {used.node: used.kernel.kind if used.kernel else "dense" for used in ours.engine.used}
-
-    def kind(name: str) -> str:
-        if name in kernels:
-            return f"{kernels[name]} products"
-        op = ops.get(name, "")
-        return _KINDS.get(op, "dense products" if op.endswith("Linear") else "everything else")
-
-    return kind
 
 
 def saved_form(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -10,10 +11,16 @@ from typing import Any, Protocol
 
 from .cases import CASES, DENSE, DENSE_8, NOT_ASKED, SPARSE, SPARSE_8, is_small
 
-__all__ = ["Table", "add_rows", "best", "merged", "paired"]
+__all__ = ["Table", "add_rows", "best", "kind_of", "merged", "paired"]
 
 _MIB = 2**20
-_SLOWEST = 12
+_LONGEST = 12
+_KINDS = (
+    ("norms", r"triton.*norm"), ("other passes", r"triton"), ("sparse products", r"cusparselt"),
+    ("attention", r"sdpa|fmha|flash_fwd"), ("convolutions", r"fprop|convolve|cudnn"),
+    ("dense products", r"nvjet|gemm|cublas|cutlass"),
+)  # fmt: skip
+"""Kinds of kernels, and what their names are like; the first that fits."""
 
 
 class Table(Protocol):
@@ -89,7 +96,7 @@ def add_rows(table: Table, report: Mapping[str, Any]) -> None:
         _ratios(found, SPARSE_8, dense_names(found.variants, eight_bits=True), DENSE_8, target=case.int8_target)
     _explained(found)
     _saved(found)
-    _profiled(found)
+    _kernels(found)
 
 
 def merged(earlier: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
@@ -97,7 +104,8 @@ def merged(earlier: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, An
 
     Args:
         earlier: A report.
-        later: Its variants of 16 bits, and those of 8 bits, replace all such where any of them ran.
+        later: Its variants of 16 bits, and those of 8 bits, replace all such where any of them ran, and its kernels
+            those of the same engines.
     """
     chosen = {}
     for small in (False, True):
@@ -109,8 +117,14 @@ def merged(earlier: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, An
         for name, variant in report["variants"].items()
         if is_small(name) == small
     ]
-    calls = [*chosen[False]["calls"], *(call for call in chosen[True]["calls"] if call not in chosen[False]["calls"])]
-    return {**chosen[False], "variants": dict(kept), "calls": calls}
+    main, other = chosen[False], earlier if chosen[False] is later else later
+    return {
+        **other,
+        **main,
+        "variants": dict(kept),
+        "kernels": {**earlier.get("kernels", {}), **later.get("kernels", {})},
+        "calls": main["calls"] + [call for call in other["calls"] if call not in main["calls"]],
+    }
 
 
 def dense_names(variants: Mapping[str, Any], *, eight_bits: bool = False) -> list[str]:
@@ -128,6 +142,16 @@ def best(variants: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> str
     """
     medians = {name: statistics.median(variants[name]["ms"]) for name in names if variants[name].get("ms")}
     return min(medians, key=medians.__getitem__) if medians else None
+
+
+def kind_of(kernel: str) -> str:
+    """What a kernel is about, by its name.
+
+    Example:
+        >>> kind_of("nvjet_sm90_tst_128x128_64x6_2x1_v_bz_bias_TNT"), kind_of("Memset (Unknown)")
+        ('dense products', 'everything else')
+    """
+    return next((kind for kind, pattern in _KINDS if re.search(pattern, kernel)), "everything else")
 
 
 def paired(numerator: Sequence[float | None], denominator: Sequence[float | None]) -> list[float]:
@@ -203,17 +227,15 @@ def _saved(case: _Case) -> None:
     case.add("saved engine's file / dense weights in bfloat16", saved["nbytes"] / saved["dense_nbytes"], "x")
 
 
-def _profiled(case: _Case) -> None:
-    """Shares of kinds of steps as rows, the slowest steps as a printed table."""
-    steps = case.report.get("profile")
-    if not steps:
-        return
-    total = sum(ms for _, _, ms in steps)
-    kinds: dict[str, float] = defaultdict(float)
-    for _, kind, ms in steps:
-        kinds[kind] += ms
-    for kind, ms in sorted(kinds.items(), key=lambda item: -item[1]):
-        case.add(f"share of {kind} in the sparse engine's steps, one by one", 100 * ms / total, "%")
-    print(f"{case.title}: the slowest of {len(steps)} steps, {total:.3f} ms one by one")
-    for name, kind, ms in sorted(steps, key=lambda step: -step[2])[:_SLOWEST]:
-        print(f"  {ms:8.4f} ms  {100 * ms / total:5.1f} %  {kind:16}  {name}")
+def _kernels(case: _Case) -> None:
+    """Milliseconds of each kind of kernels as rows, the longest of our sparse engine's as a printed table."""
+    for engine, kernels in case.report.get("kernels", {}).items():
+        kinds: dict[str, float] = defaultdict(float)
+        for name, _, ms in kernels:
+            kinds[kind_of(name)] += ms
+        case.add(f"{engine}'s kernels alone", sum(kinds.values()), "ms")
+        for kind, ms in sorted(kinds.items(), key=lambda item: -item[1]):
+            case.add(f"{engine}'s kernels alone: {kind}", ms, "ms")
+        print(f"{case.title}: {engine}'s kernels, the longest first")
+        for name, count, ms in kernels[:_LONGEST]:
+            print(f"  {ms:8.4f} ms  {count:4} x  {kind_of(name):15}  {name}")

@@ -40,7 +40,7 @@ from .cases import (
 )
 from .execution import OutOfTime, Runnable, first_line, start_compiler, time_limit
 from .networks import MERGEABLE, network_for
-from .ours import Ours, dense_only, kinds_of_steps, saved_form
+from .ours import Ours, dense_only, saved_form
 from .timing import CudaWatch, HostWatch, Plan, PowerMeter, Timed, gpu_sensors, interleaved
 from .variants import AUTOTUNE, Outcome, Setting, build, variants
 
@@ -49,7 +49,7 @@ __all__ = ["Job", "Session", "run"]
 _BOUND, _BOUND_8 = 0.2, 0.5
 """Errors above which a result is wrong: random weights leave no margin that trained ones have."""
 _AFTER_S = 25.0
-"""Left for what follows the timing: the saved form, the profile."""
+"""Left for what follows the timing: the saved form, the kernels."""
 _FIRST = 3
 """So many peers come before our engines in 8 bits, whose model takes longest to make."""
 _OVERHEAD_S = 0.15
@@ -71,7 +71,7 @@ class Job:
         device: "cuda", or "cpu" to try out the program at a tiny size.
         autotune: Whether ``torch.compile`` gets its most thorough mode where the case wants that.
         compiled: Whether our engines are compiled.
-        profile: Time our engine's steps too.
+        profile: Time the kernels of our engines too.
         skip: Variants that killed an earlier process, with the reason.
         only: Variants to build; empty: all.
     """
@@ -251,8 +251,6 @@ class Session:
         if self.outcomes[SPARSE].runnable is None:
             return
         ours = self.engines[SPARSE]
-        if self.job.profile:
-            self._step("profile", lambda: self._profile(ours))
         self._step("saved form", lambda: self._save(ours))
 
     def _explain(self, name: str, total_ms: float | None) -> None:
@@ -266,10 +264,6 @@ class Session:
     def _kernels(self) -> None:
         built = [name for name, outcome in self.outcomes.items() if name in self.engines and outcome.runnable]
         self.report["kernels"] = {name: self.engines[name].kernels() for name in built}
-
-    def _profile(self, ours: Ours) -> None:
-        kind = kinds_of_steps(ours)
-        self.report["profile"] = [[name, kind(name), ms] for name, ms in ours.steps().items()]
 
     def _save(self, ours: Ours) -> None:
         self.report["saved"] = {}

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from benchmarks.peers.cases import CASES, DENSE, DENSE_8, NOT_ASKED, SPARSE, SPARSE_8, give_up, prepare, wait_for
-from benchmarks.peers.report import add_rows, merged
+from benchmarks.peers.report import add_rows, kind_of, merged
 from benchmarks.peers.table import markdown
 
 
@@ -75,18 +75,20 @@ def test_what_was_not_asked_for_is_left_out():
 
 def test_two_reports_of_a_case_are_put_together_by_what_is_compared():
     first = {
-        "case": "bert-large", "profile": [], "calls": [{"commit": "aaa"}],
+        "case": "bert-large", "saved": {}, "calls": [{"commit": "aaa"}],
         "variants": {SPARSE: ran([10.0]), "eager": ran([12.0]), SPARSE_8: {"failure": "no time"}},
+        "kernels": {SPARSE: [["old", 1, 1.0]], DENSE: [["dense", 1, 1.0]]},
     }  # fmt: skip
     second = {
-        "case": "bert-large", "calls": [{"commit": "bbb"}],
+        "case": "bert-large", "calls": [{"commit": "bbb"}], "kernels": {SPARSE: [["new", 1, 1.0]]},
         "variants": {SPARSE: {"failure": NOT_ASKED}, SPARSE_8: ran([5.0]), "FP8, eager": {"failure": "no time"}},
     }  # fmt: skip
     both = merged(first, second)
     assert both["variants"] == {
         SPARSE: ran([10.0]), "eager": ran([12.0]), SPARSE_8: ran([5.0]), "FP8, eager": {"failure": "no time"}
     }  # fmt: skip
-    assert (both["calls"], both["profile"]) == ([{"commit": "aaa"}, {"commit": "bbb"}], [])
+    assert (both["calls"], both["saved"]) == ([{"commit": "aaa"}, {"commit": "bbb"}], {})
+    assert both["kernels"] == {SPARSE: [["new", 1, 1.0]], DENSE: [["dense", 1, 1.0]]}, "of the later one"
     assert merged(second, first)["variants"] == {**first["variants"], **{
         name: second["variants"][name] for name in (SPARSE_8, "FP8, eager")
     }}  # fmt: skip
@@ -126,12 +128,31 @@ def test_explain_is_off_by_percent_of_the_measured_gain():
     assert found["explain's expected gain / measured gain, off by"][2] == 10
 
 
-def test_steps_are_shares_and_the_slowest_are_printed(capsys):
-    found = rows(profile=[["fc1", "sparse products", 3.0], ["ln", "norms", 1.0]])
-    assert found["share of sparse products in the sparse engine's steps, one by one"] == (75.0, "%", None)
+KERNELS = {
+    "sm90_xmma_sparse_gemm_bf16bf16_bf16f32_f32_tn_n_tilesize128x256x64_kernel_5x_cusparselt": "sparse products",
+    "sm90_xmma_gemm_i8i32_i8i32_i32_tn_n_tilesize64x256x128_execute_kernel__5x_cublas": "dense products",
+    "cudnn_generated_fort_native_sdpa_sm90_flash_fprop_wgmma_f16_knob_7_64x128x64_kernel0_0": "attention",
+    "sm90_xmma_fprop_implicit_gemm_bf16bf16_bf16f32_f32_nhwckrsc_nhwc_execute_kernel__5x_cudnn": "convolutions",
+    "void cutlass__5x_cudnn::Kernel<cutlass_tensorop_bf16_s16816fprop_optimized_bf16_256x64>": "convolutions",
+    "triton_per_fused_add_native_layer_norm_1": "norms",
+    "triton_poi_fused_convolution_permute_product_relu_15": "other passes",
+    "triton_poi_fused__scaled_dot_product_cudnn_attention__to_copy_add_mul_permute_2": "other passes",
+}
+
+
+@pytest.mark.parametrize(("kernel", "kind"), KERNELS.items())
+def test_what_a_kernel_is_about_is_seen_by_its_name(kernel, kind):
+    assert kind_of(kernel) == kind
+
+
+def test_kernels_are_added_up_by_kinds_and_the_longest_are_printed(capsys):
+    ours = [["nvjet_a", 2, 3.0], ["nvjet_b", 1, 1.0], ["Memset", 4, 0.5]]
+    found = rows(kernels={SPARSE: ours})
+    assert found["sparse engine's kernels alone"] == (4.5, "ms", None)
+    assert found["sparse engine's kernels alone: dense products"] == (4.0, "ms", None)
     printed = capsys.readouterr().out.splitlines()
-    assert printed[0].endswith("the slowest of 2 steps, 4.000 ms one by one")
-    assert printed[1].split() == ["3.0000", "ms", "75.0", "%", "sparse", "products", "fc1"]
+    assert printed[0].endswith(": sparse engine's kernels, the longest first")
+    assert printed[1].split() == ["3.0000", "ms", "2", "x", "dense", "products", "nvjet_a"]
 
 
 def test_a_saved_engine_is_compared_with_dense_weights():
