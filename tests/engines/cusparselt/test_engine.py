@@ -192,7 +192,10 @@ def test_a_products_own_error_is_not_hidden_by_compiling_or_capturing(torch, mon
 
     monkeypatch.setattr(torch, "compile", lambda *_args, **_options: run)
     program = SimpleNamespace(floating=None, trace=lambda _inputs, _outputs: None)
-    engine = hollow(compiled=True, inputs=(), outputs=(), program=program, _compiled={}, _layouts={(): {}})
+    engine = hollow(
+        compiled=True, inputs=(), outputs=(), program=program, _compiled={}, _layouts={(): {}},
+        products=Products(torch.device("cpu"), None, lambda _gemm, _compliant: None),
+    )  # fmt: skip
     assert refusal(EngineError, lambda: engine.runner(())) == "a step failed\n  where: fc"
 
 

@@ -11,7 +11,7 @@ import models
 from tests.engines.cusparselt.programs import check, execute, plain
 from tests.helpers import model, random, tensor
 from trtsparse.engines.cusparselt.graph import read_graph
-from trtsparse.engines.cusparselt.opaque import Opaque
+from trtsparse.engines.cusparselt.opaque import Opaques
 from trtsparse.engines.cusparselt.patterns import fuse
 from trtsparse.engines.cusparselt.program import Program, check_operators
 from trtsparse.errors import EngineError, ModelError
@@ -190,7 +190,8 @@ def test_a_step_that_fails_is_named():
 def test_a_traced_graph_computes_the_same_from_other_values(name, options, shapes):
     source = models.get(name, **options)
     graph = fuse(read_graph(OnnxModel.open(source)))
-    program = Program(graph, device="cpu", linear=opaque)
+    opaques = Opaques()
+    program = Program(graph, device="cpu", linear=through(opaques))
     first, second = (
         [torch.from_numpy(f[n]) for n in graph.inputs] for f in random_feeds(source, shapes=shapes, count=2)
     )
@@ -198,39 +199,56 @@ def test_a_traced_graph_computes_the_same_from_other_values(name, options, shape
         right = program(second)
         found = [torch.full_like(value, -1) for value in right]
         traced = program.trace(first, [torch.empty_like(value) for value in right])
-        traced(*second, *found)
+        with opaques.current():
+            traced(*second, *found)
         torch.testing.assert_close(found, right)
     assert "trtsparse.product" in traced.code
 
 
-def opaque(node, weight, bias):
-    compute = plain(node, weight, bias)
-    return Opaque.enter(compute, columns=len(weight), dtype=torch.float32)
+def through(opaques):
+    """Makes products that a traced graph calls by their names."""
+
+    def opaque(node, weight, bias):
+        compute = plain(node, weight, bias)
+        return opaques.enter(node.outputs[0], compute, columns=len(weight), dtype=torch.float32)
+
+    return opaque
 
 
-def test_a_traced_graph_compiles():
+def test_a_traced_graph_compiles_once_for_all_engines_of_a_model():
+    from torch._dynamo.utils import counters
+
     if shutil.which("g++") is None and shutil.which("clang++") is None:
         pytest.skip("PyTorch compiles with a C++ compiler on a CPU")
     source = models.get("llm-block", hidden=64, intermediate=96)
     graph = fuse(read_graph(OnnxModel.open(source)))
-    program = Program(graph, device="cpu", linear=opaque)
     feeds = random_feeds(source)[0]
-    with torch.inference_mode():
-        inputs = [torch.from_numpy(feeds[name]) for name in graph.inputs]
-        right = program(inputs)
-        found = [torch.full(value.shape, -1, dtype=torch.float64) for value in right]
-        compiled = torch.compile(program.trace(inputs, found), fullgraph=True, dynamic=False)
-        compiled(*inputs, *found)
-        torch.testing.assert_close([value.float() for value in found], right)
+    inputs = [torch.from_numpy(feeds[name]) for name in graph.inputs]
+    hits = []
+    for _ in range(2):  # engines of the same model
+        opaques = Opaques()
+        program = Program(graph, device="cpu", linear=through(opaques))
+        with torch.inference_mode():
+            right = program(inputs)
+            found = [torch.full(value.shape, -1, dtype=torch.float64) for value in right]
+            compiled = torch.compile(program.trace(inputs, found), fullgraph=True, dynamic=False)
+            before = counters["inductor"]["fxgraph_cache_hit"]
+            with opaques.current():
+                compiled(*inputs, *found)
+            torch.testing.assert_close([value.float() for value in found], right)
+        hits.append(counters["inductor"]["fxgraph_cache_hit"] - before)
+        opaques.close()
+    assert hits[1] == 1, "what was compiled for the first serves the second"
 
 
 def test_a_closed_product_is_forgotten():
-    product = Opaque.enter(lambda x: 2 * x, columns=3, dtype=torch.float32)
+    opaques = Opaques()
+    product = opaques.enter("fc", lambda x: 2 * x, columns=3, dtype=torch.float32)
     assert product(torch.ones(2, 3)).tolist() == [[2.0] * 3] * 2
-    product.close()
-    product.close()
+    opaques.close()
+    opaques.close()
     with pytest.raises(EngineError) as caught:
         product(torch.ones(2, 3))
     assert str(caught.value) == (
-        "a product was executed after its engine was closed\n  to fix: open the engine again"
+        "a product was executed after its engine was closed\n  where: fc\n  to fix: open the engine again"
     )

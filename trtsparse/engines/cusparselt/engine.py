@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 import warnings
@@ -190,7 +191,8 @@ class CusparseltEngine:
             inputs, outputs = self.buffers(shapes)
             found = torch.compile(self.program.trace(inputs, outputs), fullgraph=True, dynamic=False)
             try:
-                found(*inputs, *outputs)
+                with self.products.opaques.current():
+                    found(*inputs, *outputs)
             except EngineError:  # of a product
                 raise
             except RuntimeError as error:  # all of the compiler's are
@@ -201,8 +203,11 @@ class CusparseltEngine:
                     fix="install Triton and a C compiler, or leave compiled=True out",
                 ) from error
             self._compiled[shapes] = found
-        compiled = found
-        return lambda inputs, outputs: compiled(*inputs, *outputs)
+        return functools.partial(self._run_compiled, found)
+
+    def _run_compiled(self, compiled: Callable[..., Any], inputs: list[Tensor], outputs: list[Tensor]) -> None:
+        with self.products.opaques.current():
+            compiled(*inputs, *outputs)
 
     def buffers(self, shapes: Shapes) -> tuple[list[Tensor], list[Tensor]]:
         """Memory for inputs of given shapes, which are zeros, and for their outputs."""

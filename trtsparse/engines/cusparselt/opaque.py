@@ -1,70 +1,98 @@
-"""Products as one operator of PyTorch, so that graphs of its operators can be traced through them and compiled."""
+"""Products as one operator of PyTorch, so that graphs of its operators can be traced through them and compiled.
+
+In a graph a product is known by its name in the model, not by the engine it belongs to: what a compiler made for one
+engine, and keeps in its cache, serves the next one of that model.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
 from trtsparse.engines.cusparselt.operators import Tensor
 from trtsparse.errors import EngineError
 
-__all__ = ["Opaque"]
+__all__ = ["Opaque", "Opaques"]
 
-_numbers = itertools.count()
-_made: dict[int, Callable[[Tensor], Tensor]] = {}
+Compute = Callable[[Tensor], Tensor]
+_current: ContextVar[Mapping[str, Compute] | None] = ContextVar("products", default=None)
 
 
 @functools.cache
 def _operator() -> Any:
-    """The operator; its number says which product is meant, its other arguments what the result looks like."""
+    """The operator; its name says which product is meant, its other arguments what the result looks like."""
     import torch
 
-    def compute(x: Tensor, number: int, columns: int, dtype: Any) -> Tensor:  # noqa: ARG001
-        found = _made.get(number)
+    def compute(x: Tensor, name: str, columns: int, dtype: Any) -> Tensor:  # noqa: ARG001
+        found = (_current.get() or {}).get(name)
         if found is None:
-            raise EngineError("a product was executed after its engine was closed", fix="open the engine again")
+            raise EngineError(
+                "a product was executed after its engine was closed", where=name, fix="open the engine again"
+            )
         return found(x.reshape(-1, x.shape[-1])).reshape((*x.shape[:-1], columns))
 
-    def describe(x: Tensor, number: int, columns: int, dtype: Any) -> Tensor:  # noqa: ARG001
+    def describe(x: Tensor, name: str, columns: int, dtype: Any) -> Tensor:  # noqa: ARG001
         return x.new_empty((*x.shape[:-1], columns), dtype=dtype)
 
-    schema = "(Tensor x, int number, int columns, ScalarType dtype) -> Tensor"
+    schema = "(Tensor x, str name, int columns, ScalarType dtype) -> Tensor"
     made = torch.library.custom_op("trtsparse::product", compute, mutates_args=(), schema=schema)
     made.register_fake(describe)
     return made
 
 
+class Opaques:
+    """The products of one engine. Graphs that were traced through them run while they are `current`."""
+
+    def __init__(self) -> None:
+        self._computes: dict[str, Compute] = {}
+
+    def enter(self, name: str, compute: Compute, *, columns: int, dtype: Any) -> Opaque:
+        """Register what computes (M, K) to (M, columns), in memory of its own.
+
+        Args:
+            name: No other one of the engine has it.
+            compute: As said.
+            columns: Of the result.
+            dtype: PyTorch's type of the result.
+        """
+        self._computes[name] = compute
+        return Opaque(self, name, columns, dtype)
+
+    @contextlib.contextmanager
+    def current(self) -> Iterator[None]:
+        """Within it, in this thread, traced graphs compute by these products."""
+        token = _current.set(self._computes)
+        try:
+            yield
+        finally:
+            _current.reset(token)
+
+    def close(self) -> None:
+        """Forget the products. Closing twice is harmless."""
+        self._computes.clear()
+
+
 @dataclass(frozen=True)
 class Opaque:
-    """A product that compilers call and do not look into.
+    """A product that compilers call and do not look into; takes (..., K), gives (..., columns).
 
     Attributes:
-        number: Its own.
+        owner: Where it is entered.
+        name: Its own there.
         columns: Of the result.
         dtype: PyTorch's type of the result.
     """
 
-    number: int
+    owner: Opaques
+    name: str
     columns: int
     dtype: Any
 
-    @classmethod
-    def enter(cls, compute: Callable[[Tensor], Tensor], *, columns: int, dtype: Any) -> Opaque:
-        """Register what computes (M, K) to (M, columns), in memory of its own; call `close` when done.
-
-        The product itself takes (..., K) and gives (..., columns).
-        """
-        number = next(_numbers)
-        _made[number] = compute
-        return cls(number, columns, dtype)
-
     def __call__(self, x: Tensor) -> Tensor:
         """Compute."""
-        return _operator()(x.contiguous(), self.number, self.columns, self.dtype)
-
-    def close(self) -> None:
-        """Forget it. Closing twice is harmless."""
-        _made.pop(self.number, None)
+        with self.owner.current():
+            return _operator()(x.contiguous(), self.name, self.columns, self.dtype)

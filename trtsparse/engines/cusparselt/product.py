@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trtsparse.engines.cusparselt.graph import Node, is_two_four
-from trtsparse.engines.cusparselt.opaque import Opaque
 from trtsparse.engines.cusparselt.operators import Tensor
 from trtsparse.engines.cusparselt.program import to_tensor
 from trtsparse.errors import EngineError
@@ -189,7 +188,7 @@ class Product(WeightProduct):
         self._array = weight
         self._dtype = to_tensor(weight[:0], floating=owner.floating).dtype
         self._bias = None if bias is None else self._moved(bias)
-        self._opaque = Opaque.enter(self._compute, columns=self.n, dtype=self._dtype)
+        self._opaque = owner.opaques.enter(self.key, self._compute, columns=self.n, dtype=self._dtype)
 
     def _moved(self, array: np.ndarray) -> Tensor:
         return to_tensor(array, device=self._owner.device, floating=self._owner.floating)
@@ -267,6 +266,5 @@ class Product(WeightProduct):
     def close(self) -> None:
         """See `WeightProduct`."""
         super().close()
-        self._opaque.close()
         self.__dict__.pop("weight", None)
         self._bias = None

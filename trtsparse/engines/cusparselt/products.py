@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from trtsparse.engines.cusparselt.graph import Node
+from trtsparse.engines.cusparselt.opaque import Opaques
 from trtsparse.engines.cusparselt.operators import Tensor
 from trtsparse.engines.cusparselt.product import Product, Used
 from trtsparse.engines.cusparselt.program import Linear
@@ -38,6 +39,7 @@ class Products:
         chosen: What ``choose`` answered, by its `trtsparse.tune.choose.question`.
         passes: As above, with those that were measured since.
         number: The GPU's.
+        opaques: What traced graphs call; current while they run.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Products:
     ) -> None:
         self.device, self.floating = device, floating
         self.stored = compressed or {}
+        self.opaques = Opaques()
         self.made: list[Product | QuantizedProduct] = []
         self._scalars: dict[float, Tensor] = {}
         self._used: tuple[Used, ...] = ()
@@ -131,6 +134,7 @@ class Products:
         for product in self.made:
             product.close()
         self.made.clear()
+        self.opaques.close()
         self._scalars.clear()
 
 

@@ -207,7 +207,8 @@ class QuantizedProduct(WeightProduct):
             return self._kernels[rows](x)
 
         if (rows, kind) not in self._operators:
-            self._operators[rows, kind] = Opaque.enter(compute, columns=self.n, dtype=kind)
+            name = f"{self.key} {rows} {kind}"
+            self._operators[rows, kind] = self._owner.opaques.enter(name, compute, columns=self.n, dtype=kind)
         return self._operators[rows, kind]
 
     def _open(self, gemm: Gemm, kernel: Kernel, undo: contextlib.ExitStack) -> Compute:
@@ -247,8 +248,6 @@ class QuantizedProduct(WeightProduct):
         super().close()
         for name in ("_weight", "_floats"):
             self.__dict__.pop(name, None)
-        for operator in self._operators.values():
-            operator.close()
         self._operators.clear()
         self._held.clear()
         self._x_scale = self._y_scale = self._scales = self._bias = None
