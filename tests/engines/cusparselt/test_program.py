@@ -241,6 +241,20 @@ def test_a_traced_graph_compiles_once_for_all_engines_of_a_model():
     assert hits[1] == 1, "what was compiled for the first serves the second"
 
 
+def test_weights_of_convolutions_lie_as_tensor_cores_take_them():
+    """Else compiled code copies them in every execution."""
+    source = models.get("resnext50", width=8, image_size=32, num_classes=9)
+    graph = fuse(read_graph(OnnxModel.open(source)))
+    program = Program(graph, device="cpu", linear=plain)
+    with torch.inference_mode():
+        inputs = [torch.zeros(1, 3, 32, 32)]
+        traced = program.trace(inputs, [torch.empty_like(value) for value in program(inputs)])
+    held = [value for value in vars(traced).values() if isinstance(value, torch.Tensor)]
+    weights = [value for value in (*held, *traced.buffers(), *traced.parameters()) if value.dim() == 4]
+    assert weights
+    assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
+
+
 def test_a_closed_product_is_forgotten():
     opaques = Opaques()
     product = opaques.enter("fc", lambda x: 2 * x, columns=3, dtype=torch.float32)

@@ -26,6 +26,7 @@ _HOST_INPUTS = {
     "Range": (0, 1, 2), "ReduceSum": (1,), "ReduceMean": (1,), "ReduceMax": (1,), "ReduceMin": (1,), "ReduceL2": (1,),
 }  # fmt: skip
 _HOST_OUTPUTS = {"Shape", "Size"}
+_CONV2D = 4  # dims of its weight
 
 
 def check_operators(graph: Graph) -> None:
@@ -111,6 +112,7 @@ class Program:
         self._torch = torch
         self.graph, self.device, self.floating = graph, torch.device(device), floating
         self._constants: dict[tuple[str, bool], Tensor] = {}
+        self._kernels = {node.inputs[1] for node in graph.nodes if node.op == "Conv"}
         self._moved: dict[tuple[Shapes, str], Tensor] = {}
         self._sizes: dict[Shapes, dict[str, Tensor]] = {}  # what steps on the host computed for inputs of some shapes
         self._on_host: set[str] = set()
@@ -168,7 +170,12 @@ class Program:
         if found is None:
             array = self.graph.constants[name]
             place = {} if host else {"device": self.device, "floating": self.floating}
-            found = self._constants[name, host] = to_tensor(array, **place)
+            found = to_tensor(array, **place)
+            if name in self._kernels and found.dim() == _CONV2D and not host:
+                # as Tensor Cores take it, and so that the convolution's other operands follow: given otherwise, it is
+                # copied in every execution
+                found = found.contiguous(memory_format=self._torch.channels_last)
+            self._constants[name, host] = found
         return found
 
     def _on_device(self, value: Tensor) -> Tensor:
