@@ -115,7 +115,8 @@ def test_what_a_library_does_not_have_is_in_the_facts(library, gemm, facts):
     [
         Gemm(28, 32, 512, "bf16"), Gemm(28, 32, 512, "fp16", "", "bias_relu"), Gemm(7, 32, 512, "int8", "", "bias"),
         Gemm(28, 32, 512, "int8", "", "gelu"), Gemm(28, 32, 512, "int8", "int32"), Gemm(7, 32, 512, "fp8_e4m3"),
-        Gemm(28, 32, 512, "tf32", "", "bias_gelu"),
+        Gemm(28, 32, 512, "tf32", "", "bias_gelu"), Gemm(28, 32, 512, "fp16", "", "bias_add_relu"),
+        Gemm(28, 32, 512, "bf16", "", "add"),
     ],
     ids=lambda gemm: gemm.key,
 )  # fmt: skip

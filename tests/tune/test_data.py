@@ -62,6 +62,8 @@ def computed(gemm, seed=0):
     bias = generator.standard_normal(gemm.n).astype(gemm.bias_type.numpy) if gemm.has_bias else None
     y = scale(gemm) * (x.take(np.arange(gemm.m)) @ w.take(np.arange(gemm.n)).T)
     y = y if bias is None else y + bias.astype(np.float64)
+    c = Matrix.random(output, gemm.m, gemm.n, rng=generator) if gemm.has_addend else None
+    y = y if c is None else y + c.take(np.arange(gemm.m))
     if "relu" in gemm.epilogue:
         y = np.maximum(y, 0)
     if "gelu" in gemm.epilogue:
@@ -69,7 +71,7 @@ def computed(gemm, seed=0):
     if output.exact:
         limits = np.iinfo(output.numpy)
         y = np.clip(np.rint(y), limits.min, limits.max)
-    return Reference(gemm, x, w, bias), y.astype(output.numpy)
+    return Reference(gemm, x, w, bias, c), y.astype(output.numpy)
 
 
 @pytest.mark.parametrize("epilogue", ["none", "bias", "bias_relu", "gelu"])
@@ -77,6 +79,14 @@ def computed(gemm, seed=0):
 def test_a_right_result_passes(dtype, epilogue):
     reference, y = computed(Gemm(96, 80, 256, dtype, epilogue=epilogue))
     assert reference.check(y).passed
+
+
+@pytest.mark.parametrize("dtype", [name for name in INPUTS if name != "int8"])
+def test_what_is_added_has_to_be_in_the_result(dtype):
+    reference, y = computed(Gemm(96, 80, 256, dtype, epilogue="bias_add_relu"))
+    assert reference.check(y).passed
+    _, without = computed(Gemm(96, 80, 256, dtype, epilogue="bias_relu"))
+    assert not reference.check(without).passed
 
 
 @pytest.mark.parametrize("dtype", INPUTS)

@@ -2,32 +2,25 @@ import json
 
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 
+from tests.tune.results import INPUTS, gemms
 from trtsparse.errors import ConfigError
 from trtsparse.tune.gemm import DTYPES, EPILOGUES, Gemm
 
-INPUTS = [name for name, kind in DTYPES.items() if kind.outputs]
+MOST = 1 << 20
 
 
-@st.composite
-def gemms(draw):
-    dtype = draw(st.sampled_from(INPUTS))
-    dims = [draw(st.integers(1, 1 << 20)) for _ in "mnk"]
-    return Gemm(*dims, dtype, draw(st.sampled_from(DTYPES[dtype].outputs)), draw(st.sampled_from(EPILOGUES)))
-
-
-@given(gemms())
+@given(gemms(MOST))
 def test_a_product_survives_json(gemm):
     assert Gemm(**json.loads(json.dumps(gemm.to_dict()))) == gemm
 
 
-@given(gemms(), gemms())
+@given(gemms(MOST), gemms(MOST))
 def test_keys_tell_products_apart(one, other):
     assert (one.key == other.key) == (one == other)
 
 
-@given(gemms())
+@given(gemms(MOST))
 def test_padded_rows_are_the_least_multiple_of_16_bytes_in_both_types(gemm):
     step = 16 // min(gemm.input_type.nbytes, gemm.output_type.nbytes)
     assert gemm.padded_m % step == 0
@@ -48,6 +41,13 @@ def test_the_bias_of_integers_is_float32():
     assert Gemm(8, 8, 8, epilogue="bias_gelu").activation == "gelu"
 
 
+@pytest.mark.parametrize("epilogue", EPILOGUES)
+def test_an_epilogue_is_told_by_its_parts(epilogue):
+    gemm = Gemm(8, 8, 8, epilogue=epilogue)
+    parts = "bias" * gemm.has_bias, "add" * gemm.has_addend, gemm.activation
+    assert epilogue == ("_".join(filter(None, parts)) or "none")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -66,6 +66,10 @@ def test_the_bias_of_integers_is_float32():
         (
             (8, 8, 8, "bf16", "", "silu"),
             f"no such epilogue\n  where: epilogue\n  got: silu\n  expected: {', '.join(EPILOGUES)}",
+        ),
+        (
+            (8, 8, 8, "int8", "", "bias_add"),
+            "products of integers add no matrix\n  where: epilogue\n  got: bias_add",
         ),
         ((8, 0, 8), "the dims of a product are positive\n  where: gemm\n  got: 8, 0, 8"),
     ],

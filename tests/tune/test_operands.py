@@ -52,6 +52,18 @@ def test_every_set_holds_the_same_values_repeated_to_the_end(cuda, stream, monke
     data.close()
 
 
+def test_what_is_added_is_in_every_set_too(cuda, stream):
+    data = operands(cuda, stream, Gemm(42, 64, 256, "fp16", "", "add"))
+    for one in data.sets:
+        host = np.empty((48, 64), np.float16)
+        cuda.copy_out(host.ctypes.data, one.c, host.nbytes, stream)
+        cuda.synchronize(stream)
+        np.testing.assert_array_equal(host.astype(np.float64), data.c.take(np.arange(48)))
+    one = data.x.nbytes + data.w.nbytes // 2 + 2 * data.c.nbytes
+    assert len(data.sets) * one >= 2 << 16
+    data.close()
+
+
 def test_poison_covers_the_whole_output(cuda, stream):
     gemm = Gemm(48, 64, 256, "fp16")
     data = operands(cuda, stream, gemm)

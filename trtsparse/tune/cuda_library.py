@@ -121,7 +121,7 @@ class _DenseKernels:
 
         def enqueue(at: int) -> None:
             one = sets[at % len(sets)]
-            runner.enqueue(x=one.x, w=one.w, y=one.y, workspace=scratch, stream=stream)
+            runner.enqueue(x=one.x, w=one.w, y=one.y, c=one.c, workspace=scratch, stream=stream)
 
         return enqueue
 
@@ -162,7 +162,7 @@ class _SparseKernels:
 
         def enqueue(at: int) -> None:
             one = sets[at % len(sets)]
-            plan.enqueue(x=one.x, w=one.packed, y=one.y, workspace=scratch, stream=stream)
+            plan.enqueue(x=one.x, w=one.packed, y=one.y, c=one.c, workspace=scratch, stream=stream)
 
         return enqueue
 
@@ -196,7 +196,7 @@ class CudaProblem:
             self._open("dense", _DenseKernels, form)
             self._open("sparse", _SparseKernels, gemm)
             self._cuda.synchronize(self._stream)
-            of = (operands.x, operands.w, operands.bias)
+            of = (operands.x, operands.w, operands.bias, operands.c)
             self._references = {
                 "dense": Reference(form, *of),
                 "sparse": Reference(gemm, *of, factor=gelu_scale(gemm)),

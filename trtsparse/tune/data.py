@@ -147,10 +147,20 @@ class Reference:
         x: Its activation.
         w: Its weight.
         bias: N values or None.
+        c: What is added, or None.
         factor: What results are multiplied by at the end.
     """
 
-    def __init__(self, gemm: Gemm, x: Matrix, w: Matrix, bias: np.ndarray | None, *, factor: float = 1.0) -> None:
+    def __init__(
+        self,
+        gemm: Gemm,
+        x: Matrix,
+        w: Matrix,
+        bias: np.ndarray | None,
+        c: Matrix | None = None,
+        *,
+        factor: float = 1.0,
+    ) -> None:
         self.gemm = gemm
         rng = np.random.default_rng()
         self.rows = _spread(gemm.m, _ROWS, rng)
@@ -158,6 +168,8 @@ class Reference:
         values = scale(gemm) * (x.take(self.rows) @ w.take(self.columns).T)
         if bias is not None:
             values += bias[self.columns].astype(np.float64)
+        if c is not None:
+            values += c.take(self.rows)[:, self.columns]
         self.values = factor * _activated(values, gemm.activation)
 
     def check(self, y: np.ndarray) -> Check:

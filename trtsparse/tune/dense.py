@@ -23,10 +23,6 @@ _TF32, _FLOAT, _INTEGER = 77, 68, 72  # cublasComputeType_t
 _COUNT = 200
 """More than the heuristics were ever seen to return."""
 _DATA_NBYTES = 64  # of cublasLtMatmulAlgo_t
-_EPILOGUES = {
-    "none": "DEFAULT", "bias": "BIAS", "relu": "RELU", "gelu": "GELU", "bias_relu": "RELU_BIAS",
-    "bias_gelu": "GELU_BIAS",
-}  # fmt: skip
 
 
 @functools.cache
@@ -91,7 +87,7 @@ class Dense:
             self._y = self._layout(undo, output, gemm.n, gemm.m)
             self._undo = undo.pop_all()
         # cuBLASLt reads the factors when it launches: they live as long as we do
-        self._factors = np.array([alpha, 0], np.int32 if gemm.out_dtype == "int32" else np.float32)
+        self._factors = np.array([alpha, gemm.has_addend], np.int32 if gemm.out_dtype == "int32" else np.float32)
         self._alpha = self._factors.ctypes.data
         self._beta = self._alpha + 4
 
@@ -102,10 +98,11 @@ class Dense:
         made = int(lt.matmul_desc_create(compute, scale))
         undo.callback(lt.matmul_desc_destroy, made)
         names = lt.MatmulDescAttribute
+        epilogue = [*filter(None, [gemm.activation.upper()]), *(["BIAS"] if gemm.has_bias else [])]
         values: list[tuple[Any, Any]] = [
             (names.TRANSA, np.int32(1)),
             (names.TRANSB, np.int32(0)),
-            (names.EPILOGUE, np.uint32(lt.Epilogue[_EPILOGUES[gemm.epilogue]])),
+            (names.EPILOGUE, np.uint32(lt.Epilogue["_".join(epilogue) or "DEFAULT"])),
         ]
         if gemm.has_bias:
             values += [(names.BIAS_POINTER, np.int64(bias)), (names.BIAS_DATA_TYPE, np.int32(gemm.bias_type.cuda))]
@@ -189,13 +186,13 @@ class Dense:
             raise Refused(f"cuBLASLt does not take the algorithm: {error}") from error
 
     def enqueue(
-        self, algorithm: int, addresses: tuple[int, int, int], workspace: tuple[int, int], stream: int
+        self, algorithm: int, addresses: tuple[int, int, int, int], workspace: tuple[int, int], stream: int
     ) -> None:
         """Enqueue one product; see `Runner.enqueue`."""
-        x, w, y = addresses
+        x, w, y, c = addresses
         self._lt.matmul(
-            self._handle, self._description, self._alpha, w, self._w, x, self._x, self._beta, y, self._y, y, self._y,
-            algorithm, workspace[0], workspace[1], stream,
+            self._handle, self._description, self._alpha, w, self._w, x, self._x, self._beta, c or y, self._y, y,
+            self._y, algorithm, workspace[0], workspace[1], stream,
         )  # fmt: skip
 
     def close(self) -> None:
@@ -210,7 +207,7 @@ class Runner:
         self.workspace_nbytes = algorithm.workspace_nbytes
         self._dense, self._data = dense, data
 
-    def enqueue(self, *, x: int, w: int, y: int, workspace: int, stream: int) -> None:
+    def enqueue(self, *, x: int, w: int, y: int, workspace: int, stream: int, c: int = 0) -> None:
         """Enqueue the product on a stream.
 
         Args:
@@ -219,8 +216,9 @@ class Runner:
             y: Of (M, N) values.
             workspace: Of at least ``workspace_nbytes``.
             stream: Handle.
+            c: Of the (M, N) values that are added, if the epilogue adds any.
         """
-        self._dense.enqueue(self._data.ctypes.data, (x, w, y), (workspace, self.workspace_nbytes), stream)
+        self._dense.enqueue(self._data.ctypes.data, (x, w, y, c), (workspace, self.workspace_nbytes), stream)
 
     def close(self) -> None:
         """Nothing is held beyond the descriptors of the `Dense`."""

@@ -13,7 +13,9 @@ from trtsparse.errors import ConfigError
 
 __all__ = ["DTYPES", "EPILOGUES", "DataType", "Gemm", "Refused"]
 
-EPILOGUES = ("none", "bias", "relu", "gelu", "bias_relu", "bias_gelu")
+EPILOGUES = (
+    "none", "bias", "relu", "gelu", "bias_relu", "bias_gelu", "add", "bias_add", "add_relu", "bias_add_relu"
+)  # fmt: skip
 
 
 class Refused(Exception):  # noqa: N818 - an answer that is reported, not an error that anybody sees
@@ -80,10 +82,11 @@ class Gemm:
         k: Reduction length.
         dtype: Of ``x`` and ``W``: "fp16", "bf16", "int8", "fp8_e4m3" or "tf32" (float32 values, 1:2 sparse).
         out_dtype: Of ``y``; "" stands for the usual one.
-        epilogue: What the kernel also does: "none", "bias", "relu", "gelu" (by tanh), "bias_relu" or "bias_gelu".
+        epilogue: What the kernel also does, in this order: "bias", "add" another (M, N) matrix of the output's type,
+            "relu" or "gelu" (by tanh), put together as in "bias_add_relu"; "none".
 
     Raises:
-        ConfigError: Dims that are not positive, or an unknown type or epilogue.
+        ConfigError: Dims that are not positive, an unknown type or epilogue, or a matrix added to integers.
 
     Example:
         >>> gemm = Gemm(4096, 1024, 768, "int8", "fp16", "bias_relu")
@@ -117,6 +120,8 @@ class Gemm:
             )
         if self.epilogue not in EPILOGUES:
             raise ConfigError("no such epilogue", where="epilogue", got=self.epilogue, expected=", ".join(EPILOGUES))
+        if self.has_addend and self.input_type.exact:  # dense kernels give another type there, and are only timed
+            raise ConfigError("products of integers add no matrix", where="epilogue", got=self.epilogue)
         if min(self.m, self.n, self.k) < 1:
             raise ConfigError("the dims of a product are positive", where="gemm", got=f"{self.m}, {self.n}, {self.k}")
 
@@ -170,8 +175,13 @@ class Gemm:
         return "bias" in self.epilogue
 
     @property
+    def has_addend(self) -> bool:
+        """Whether the epilogue adds a matrix of shape (M, N)."""
+        return "add" in self.epilogue
+
+    @property
     def activation(self) -> str:
-        """What follows the bias: "relu", "gelu", or nothing ("")."""
+        """What comes last: "relu", "gelu", or nothing ("")."""
         return next((name for name in ("relu", "gelu") if name in self.epilogue), "")
 
     @property

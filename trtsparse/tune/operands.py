@@ -18,11 +18,12 @@ _POISON_NBYTES = 1 << 20
 
 @dataclass
 class Set:
-    """Addresses of one set of operands; ``packed`` is the compressed weight, 0 without."""
+    """Addresses of one set of operands; ``packed`` is the compressed weight, ``c`` what is added, 0 without."""
 
     x: int
     w: int
     y: int
+    c: int = 0
     packed: int = 0
 
 
@@ -40,6 +41,7 @@ class Operands:
         x: The activation, ``gemm.padded_m`` rows.
         w: The weight, pruned to the pattern of its type.
         bias: N values or None.
+        c: What is added, ``gemm.padded_m`` rows, or None.
         sets: At least two.
     """
 
@@ -51,6 +53,7 @@ class Operands:
         self.x = Matrix.random(kind, gemm.padded_m, gemm.k, rng=rng)
         self.w = Matrix.random(kind, gemm.n, gemm.k, rng=rng, pattern=kind.pattern)
         self.bias = rng.standard_normal(gemm.n).astype(gemm.bias_type.numpy) if gemm.has_bias else None
+        self.c = Matrix.random(gemm.output_type, gemm.padded_m, gemm.n, rng=rng) if gemm.has_addend else None
         try:
             self.sets = self._make_sets(l2_nbytes)
         except BaseException:
@@ -58,13 +61,14 @@ class Operands:
             raise
 
     def _make_sets(self, l2_nbytes: int) -> list[Set]:
-        sparse_nbytes = self.x.nbytes + self.w.nbytes // 2 + self._y_nbytes
+        sparse_nbytes = self.x.nbytes + self.w.nbytes // 2 + self._y_nbytes + (self.c.nbytes if self.c else 0)
         count = max(2, -(-2 * l2_nbytes // sparse_nbytes) + 1)
         return [
             Set(
                 x=self.put(self.x.block, self.x.nbytes),
                 w=self.put(self.w.block, self.w.nbytes),
                 y=self.allocate(self._y_nbytes),
+                c=self.put(self.c.block, self.c.nbytes) if self.c else 0,
             )
             for _ in range(count)
         ]

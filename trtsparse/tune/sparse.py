@@ -121,7 +121,7 @@ class Sparse:
             self._w, self._matmul = self._describe(undo)
             self._undo = undo.pop_all()
         # read when a product is enqueued
-        self._factors = np.array([alpha, 0], np.float32)
+        self._factors = np.array([alpha, gemm.has_addend], np.float32)
         self._alpha = alphas or self._factors.ctypes.data
         self._beta = self._factors.ctypes.data + 4
         self._stream = np.zeros(1, np.uint64)
@@ -226,12 +226,12 @@ class Sparse:
         """Scratch memory of a plan."""
         return int(self._lt.matmul_get_workspace(self._handle, plan))
 
-    def enqueue(self, plan: int, addresses: tuple[int, int, int], workspace: int, stream: int) -> None:
+    def enqueue(self, plan: int, addresses: tuple[int, int, int, int], workspace: int, stream: int) -> None:
         """Enqueue one product; see `Plan.enqueue`."""
-        x, w, y = addresses
+        x, w, y, c = addresses
         self._stream[0] = stream
         self._lt.matmul(
-            self._handle, plan, self._alpha, w, x, self._beta, y, y, workspace, self._stream.ctypes.data, 1
+            self._handle, plan, self._alpha, w, x, self._beta, c or y, y, workspace, self._stream.ctypes.data, 1
         )  # fmt: skip
 
     def close(self) -> None:
@@ -246,7 +246,7 @@ class Plan:
         self._sparse, self._plan, self._undo = sparse, plan, undo
         self.workspace_nbytes = sparse.workspace_nbytes(plan)
 
-    def enqueue(self, *, x: int, w: int, y: int, workspace: int, stream: int) -> None:
+    def enqueue(self, *, x: int, w: int, y: int, workspace: int, stream: int, c: int = 0) -> None:
         """Enqueue the product on a stream.
 
         Args:
@@ -255,8 +255,9 @@ class Plan:
             y: Of (padded M, N) values.
             workspace: Of at least ``workspace_nbytes``.
             stream: Handle.
+            c: Of the (padded M, N) values that are added, if the epilogue adds any.
         """
-        self._sparse.enqueue(self._plan, (x, w, y), workspace, stream)
+        self._sparse.enqueue(self._plan, (x, w, y, c), workspace, stream)
 
     def close(self) -> None:
         """Destroy the plan."""
