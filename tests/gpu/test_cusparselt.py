@@ -65,6 +65,7 @@ def test_models_give_what_onnx_runtime_gives_within_sixteen_bits(name, options, 
                 for output, values in right.items():
                     close(found[output], values, 0.02 if precision == "fp16" else 0.1)
     assert any(used.kernel is not None for used in engine.used)
+    assert any(used.gemm.has_addend for used in engine.used) == (name == "resnext50")
 
 
 @pytest.mark.parametrize(("name", "options", "shapes"), CASES)

@@ -139,6 +139,7 @@ def test_one_compressed_weight_serves_configurations_of_any_number_of_rows(libra
         Gemm(512, 512, 1024, "bf16"), Gemm(512, 512, 1024, "int8"), Gemm(500, 512, 1024, "int8", "fp16"),
         Gemm(512, 512, 1024, "int8", "int32"), Gemm(512, 512, 1024, "fp8_e4m3"), Gemm(512, 512, 1024, "tf32"),
         Gemm(500, 512, 1024, "bf16", "", "bias_relu"), Gemm(1, 512, 1024, "int8"), Gemm(1, 512, 1024, "bf16"),
+        Gemm(500, 512, 1024, "bf16", "", "bias_add_relu"), Gemm(512, 512, 1024, "fp16", "", "add"),
     ],
     ids=lambda gemm: gemm.key,
 )  # fmt: skip

@@ -25,7 +25,7 @@ def plain(node, weight, bias):
     act = {"": lambda y: y, "relu": torch.nn.functional.relu, "gelu": torch.nn.functional.gelu}[
         node.attributes["act"]
     ]
-    return lambda x: act(torch.nn.functional.linear(x, weight, bias))
+    return lambda x, *added: act(sum(added, torch.nn.functional.linear(x, weight, bias)))
 
 
 def execute(source, feeds):

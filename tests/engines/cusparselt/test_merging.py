@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from onnx import helper
 
+from tests.engines.cusparselt.programs import plain
 from tests.helpers import model, random, sparse, tensor
 from trtsparse.engines.cusparselt.graph import read_graph
 from trtsparse.engines.cusparselt.patterns import fuse
@@ -12,13 +13,6 @@ from trtsparse.engines.onnxruntime import OnnxRuntimeEngine
 from trtsparse.files.model import OnnxModel
 
 torch = pytest.importorskip("torch")
-
-
-def plain(node, weight, bias):
-    weight = torch.from_numpy(np.array(weight))
-    bias = None if bias is None else torch.from_numpy(np.array(bias))
-    act = torch.relu if node.attributes["act"] else lambda y: y
-    return lambda x: act(torch.nn.functional.linear(x, weight, bias))
 
 
 def products_of(source, columns=8):

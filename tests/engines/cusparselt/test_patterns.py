@@ -66,6 +66,63 @@ def test_a_convolution_whose_bias_is_computed_stays():
     assert check(model(nodes, constants, inputs={"x": [1, 4, 3, 5]}, opset=17))["Conv"] == 1
 
 
+# -- sums and an activation after a product --------------------------------------------------------------------------
+
+
+def residual(op, x, w, c, *, after="Relu", more=(), **attributes):
+    """relu(product + sigmoid(c)), where ``c`` is fed."""
+    nodes = [
+        helper.make_node(op, ["x", "w", *(["b"] if op != "MatMul" else [])], ["m"], **attributes),
+        helper.make_node("Sigmoid", ["c"], ["s"]),
+        helper.make_node("Add", ["s", "m"], ["a"]),
+        *([helper.make_node(after, ["a"], ["y"])] if after else [helper.make_node("Identity", ["a"], ["y"])]),
+        *more,
+    ]
+    channels = w[-1] if op == "MatMul" else w[0]
+    constants = [tensor("w", random(*w)), tensor("b", random(channels))]
+    outputs = dict.fromkeys(["y", *(node.output[0] for node in more)])
+    return model(nodes, constants, inputs={"x": list(x), "c": list(c)}, outputs=outputs, opset=17)
+
+
+@pytest.mark.parametrize("shape", [(2, 16), (1, 16), (16,), (2, 1), (), (3, 2, 16), (2, 1, 2, 16)], ids=str)
+def test_what_is_added_to_a_product_before_a_relu_is_part_of_it(shape):
+    assert check(residual("MatMul", (2, 8), (8, 16), shape)) == {"Sigmoid": 1, "Linear": 1}
+    assert check(residual("Gemm", (2, 8), (16, 8), shape, transB=1)) == {"Sigmoid": 1, "Linear": 1}
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 5, 6), (8, 1, 1), (5, 6), (6,), (), (2, 8, 1, 6), (3, 2, 8, 5, 6)], ids=str)
+def test_the_same_for_a_convolution_that_is_a_product(shape):
+    assert check(residual("Conv", (2, 4, 5, 6), (8, 4, 1, 1), shape)) == {"Sigmoid": 1, "Linear": 1}
+
+
+def test_a_sum_of_two_products_is_part_of_one():
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["m"]), helper.make_node("Conv", ["x", "v"], ["n"]),
+        helper.make_node("Add", ["m", "n"], ["a"]), helper.make_node("Relu", ["a"], ["y"]),
+    ]  # fmt: skip
+    constants = [tensor(name, random(8, 4, 1, 1, seed=at)) for at, name in enumerate("wv")]
+    assert check(model(nodes, constants, inputs={"x": [1, 4, 3, 5]}, opset=17)) == {"Linear": 2}
+
+
+@pytest.mark.parametrize("after", ["", "Sigmoid"])
+def test_a_sum_without_a_relu_stays(after):
+    assert check(residual("MatMul", (2, 8), (8, 16), (2, 16), after=after))["Add"] == 1
+
+
+@pytest.mark.parametrize("read", ["m", "a"])
+def test_a_sum_of_which_something_else_is_read_stays(read):
+    more = [helper.make_node("Neg", [read], ["z"])]
+    assert check(residual("MatMul", (2, 8), (8, 16), (2, 16), more=more))["Add"] == 1
+
+
+def test_a_product_that_is_added_to_itself_stays():
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["m"]), helper.make_node("Add", ["m", "m"], ["a"]),
+        helper.make_node("Relu", ["a"], ["y"]),
+    ]  # fmt: skip
+    assert check(model(nodes, [tensor("w", random(8, 16))], inputs={"x": [2, 8]}))["Add"] == 1
+
+
 # -- groups that are written out -------------------------------------------------------------------------------------
 
 

@@ -1,19 +1,15 @@
 """Quantized products by PyTorch, and by kernels whose library is a double on PyTorch's CPU memory."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
-from tests.doubles.cuda import MemoryCuda
+from tests.engines.cusparselt.kernels import dense_kernel, sparse_kernel
 from tests.helpers import random
-from tests.tune.nvmath_double import CublasLt, CusparseLt, installed_nvmath
 from trtsparse.engines.cusparselt import products
 from trtsparse.engines.cusparselt.graph import Node
 from trtsparse.engines.cusparselt.products import Products
 from trtsparse.engines.cusparselt.quantized_product import QuantizedProduct
 from trtsparse.errors import EngineError
-from trtsparse.tune.dense import Dense, dense_form
 from trtsparse.tune.gemm import Gemm
 from trtsparse.tune.result import Kernel
 
@@ -21,27 +17,6 @@ torch = pytest.importorskip("torch")
 N, K, X_SCALE = 48, 64, 0.02
 TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 TOLERANCES = {"bf16": 1e-2, "fp16": 2e-3, "fp32": 1e-5}
-
-
-class TorchMemory(MemoryCuda):
-    """PyTorch's memory on the CPU is the device's."""
-
-    def _place(self, address, nbytes, *, on_device):  # noqa: ARG002 - as it is called
-        assert address
-
-
-@pytest.fixture
-def libraries(monkeypatch):
-    """Double libraries, and PyTorch's stream as theirs."""
-    cuda = TorchMemory(order="eager")
-    token = cuda.enter()
-    stream = cuda.create_stream()
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda _device: SimpleNamespace(cuda_stream=stream))
-    made = CublasLt(cuda), CusparseLt(cuda)
-    with installed_nvmath(*made):
-        yield made
-    assert not any(library._handles.alive for library in made)
-    cuda.leave(token)
 
 
 def integers(*, n=N, k=K, compliant=True):
@@ -74,17 +49,6 @@ def check(product, rows, dtype, act, bias, weight, *, tolerance=None):
     wanted = right(x, act, bias, weight)
     error = np.abs(found.double().numpy() - wanted).max()
     assert error <= (tolerance or TOLERANCES[dtype]) * np.abs(wanted).max()
-
-
-def sparse_kernel(ms=1.0):
-    return Kernel("sparse", "config 2", {"config": 2}, ms, ms, ms, 0, 0)
-
-
-def dense_kernel(gemm, ms=1.0):
-    problem = Dense(dense_form(gemm))
-    algorithm = problem.algorithms(workspace_nbytes=1 << 20)[1]
-    problem.close()
-    return Kernel("dense", "1", vars(algorithm), ms, ms, ms, 0, 0)
 
 
 class Chooser:

@@ -18,7 +18,7 @@ from trtsparse.errors import EngineError
 
 __all__ = ["Opaque", "Opaques"]
 
-Compute = Callable[[Tensor], Tensor]
+Compute = Callable[..., Tensor]
 _current: ContextVar[Mapping[str, Compute] | None] = ContextVar("products", default=None)
 
 
@@ -27,18 +27,19 @@ def _operator() -> Any:
     """The operator; its name says which product is meant, its other arguments what the result looks like."""
     import torch
 
-    def compute(x: Tensor, name: str, columns: int, dtype: Any) -> Tensor:  # noqa: ARG001
+    def compute(x: Tensor, added: Tensor | None, name: str, columns: int, dtype: Any) -> Tensor:  # noqa: ARG001
         found = (_current.get() or {}).get(name)
         if found is None:
             raise EngineError(
                 "a product was executed after its engine was closed", where=name, fix="open the engine again"
             )
-        return found(x.reshape(-1, x.shape[-1])).reshape((*x.shape[:-1], columns))
+        rows = [value.reshape(-1, value.shape[-1]) for value in (x, added) if value is not None]
+        return found(*rows).reshape((*x.shape[:-1], columns))
 
-    def describe(x: Tensor, name: str, columns: int, dtype: Any) -> Tensor:  # noqa: ARG001
+    def describe(x: Tensor, added: Tensor | None, name: str, columns: int, dtype: Any) -> Tensor:  # noqa: ARG001
         return x.new_empty((*x.shape[:-1], columns), dtype=dtype)
 
-    schema = "(Tensor x, str name, int columns, ScalarType dtype) -> Tensor"
+    schema = "(Tensor x, Tensor? added, str name, int columns, ScalarType dtype) -> Tensor"
     made = torch.library.custom_op("trtsparse::product", compute, mutates_args=(), schema=schema)
     made.register_fake(describe)
     return made
@@ -51,11 +52,11 @@ class Opaques:
         self._computes: dict[str, Compute] = {}
 
     def enter(self, name: str, compute: Compute, *, columns: int, dtype: Any) -> Opaque:
-        """Register what computes (M, K) to (M, columns), in memory of its own.
+        """Register a product; call `close` when done.
 
         Args:
             name: No other one of the engine has it.
-            compute: As said.
+            compute: (M, K), and (M, columns) where it adds such, to (M, columns) in memory of its own.
             columns: Of the result.
             dtype: PyTorch's type of the result.
         """
@@ -78,7 +79,7 @@ class Opaques:
 
 @dataclass(frozen=True)
 class Opaque:
-    """A product that compilers call and do not look into; takes (..., K), gives (..., columns).
+    """A product that compilers call and do not look into; takes (..., K), gives (..., columns) and may add such.
 
     Attributes:
         owner: Where it is entered.
@@ -92,7 +93,8 @@ class Opaque:
     columns: int
     dtype: Any
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, added: Tensor | None = None) -> Tensor:
         """Compute."""
+        added = None if added is None else added.contiguous()
         with self.owner.current():
-            return _operator()(x.contiguous(), self.name, self.columns, self.dtype)
+            return _operator()(x.contiguous(), added, self.name, self.columns, self.dtype)

@@ -64,7 +64,7 @@ def fuse(graph: Graph) -> Graph:
     quantize_products(graph)
     fold_constants(graph)  # what was dequantized meanwhile
     _fold_batch_norm(_Uses(graph, ranks))
-    for rewrite in (_gelu, _silu, _layer_norm, _rms_norm, _attention, _linear, _pointwise, _bias, _epilogue):
+    for rewrite in (_gelu, _silu, _layer_norm, _rms_norm, _attention, _linear, _pointwise, _bias, _epilogue, _sum):
         _everywhere(graph, ranks, rewrite)
     merge_products(graph)
     chain_products(graph)
@@ -364,6 +364,26 @@ def _epilogue(uses: _Uses, node: Node) -> bool:
             uses.graph.replace([node, after], Node(node.op, node.name, node.inputs, after.outputs, attributes))
             return True
     return False
+
+
+def _sum(uses: _Uses, node: Node) -> bool:
+    """The sum with a computed value and a ReLU after a product, as in residual networks; the value is its last input.
+
+    Without the ReLU a norm follows in most networks, which reads both operands of a sum as fast as the sum.
+    """
+    if node.op != "Linear" or node.attributes["act"]:
+        return False
+    plus = uses.only_reader(node.outputs[0], "Add")
+    after = uses.only_reader(plus.outputs[0], "Relu") if plus is not None else None
+    if plus is None or after is None:
+        return False
+    value = _other(plus, node.outputs[0])
+    if value in uses.graph.constants or value == node.outputs[0]:
+        return False
+    inputs = [*node.inputs[:2], node.inputs[2] if len(node.inputs) > 2 else "", value]
+    new = Node("Linear", node.name, inputs, after.outputs, {**node.attributes, "act": "relu"}, node.opset)
+    uses.graph.replace([node, plus, after], new)
+    return True
 
 
 def _fold_batch_norm(uses: _Uses) -> None:

@@ -1,4 +1,4 @@
-"""Products with weights: what they have in common, and those of floating values, ``act(x W^T + b)``."""
+"""Products with weights: what they have in common, and those of floating values, ``act(x W^T + b + c)``."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ HALVES = {"torch.bfloat16": "bf16", "torch.float16": "fp16"}
 """PyTorch's 16-bit types to ours."""
 _ROWS_KEPT = 64
 """Numbers of rows whose plans a product keeps; graphs that were captured do not need them."""
-Compute = Callable[[Tensor], Tensor]
+Compute = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Ready:
     """A product for one number of rows.
 
     Attributes:
-        run: Computes it.
+        run: Computes it; takes what the kernel adds too.
         used: By what; None for types that have no kernels here.
         undo: Destroys plans and descriptors.
     """
@@ -93,8 +93,8 @@ class WeightProduct(ABC):
         self._ready: dict[int, Ready] = {}
 
     @abstractmethod
-    def __call__(self, x: Tensor) -> Tensor:
-        """(..., K) to (..., N)."""
+    def __call__(self, x: Tensor, *added: Tensor) -> Tensor:
+        """(..., K) to (..., N); with what the node adds, if it adds something."""
 
     @property
     def used(self) -> list[Used]:
@@ -147,17 +147,21 @@ class WeightProduct(ABC):
         return plan, self.compressed
 
     def _launching(self, runner: Any, weight: Tensor, shape: tuple[int, int], dtype: Any) -> Compute:
-        """A kernel as a function of (rows, K) values, contiguous, that gives values of a shape and type."""
+        """A kernel as a function of (rows, K) values, contiguous, that gives values of a shape and type.
+
+        It takes values of that shape and type too, contiguous, where the kernel adds them.
+        """
         torch, device = self._torch, self._owner.device
         nbytes = max(runner.workspace_nbytes, 1)
 
-        def run(x: Tensor) -> Tensor:
+        def run(x: Tensor, added: Tensor | None = None) -> Tensor:
             y = torch.empty(shape, dtype=dtype, device=device)
             workspace = torch.empty(nbytes, dtype=torch.uint8, device=device)
             runner.enqueue(
                 x=x.data_ptr(),
                 w=weight.data_ptr(),
                 y=y.data_ptr(),
+                c=0 if added is None else added.data_ptr(),
                 workspace=workspace.data_ptr(),
                 stream=torch.cuda.current_stream(device).cuda_stream,
             )
@@ -174,11 +178,11 @@ class WeightProduct(ABC):
 
 
 class Product(WeightProduct):
-    """``act(x W^T + b)`` of floating values.
+    """``act(x W^T + b)``, or ``act(x W^T + b + c)``, of floating values.
 
     Args:
         owner: What all products share.
-        node: A "Linear" node.
+        node: A "Linear" node; it adds what it has as its fourth input.
         weight: (N, K).
         bias: (N,), or None.
     """
@@ -188,6 +192,7 @@ class Product(WeightProduct):
         self._array = weight
         self._dtype = to_tensor(weight[:0], floating=owner.floating).dtype
         self._bias = None if bias is None else self._moved(bias)
+        self._left = "add" if len(node.inputs) > 3 else "gelu" if node.attributes["act"] == "gelu" else ""
         self._opaque = owner.opaques.enter(self.key, self._compute, columns=self.n, dtype=self._dtype)
 
     def _moved(self, array: np.ndarray) -> Tensor:
@@ -198,13 +203,29 @@ class Product(WeightProduct):
         """(N, K), on the device from when a kernel first needs it."""
         return self._moved(self._array)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """(..., K) to (..., N)."""
-        return self._opaque(x)
+    def __call__(self, x: Tensor, *added: Tensor) -> Tensor:
+        """(..., K) to (..., N); what is added may be of any shape that goes with that."""
+        if not added:
+            return self._opaque(x)
+        (c,) = added
+        shape = (*x.shape[:-1], self.n)
+        if not self._kernel_adds(x.shape[:-1].numel()):
+            y = self._opaque(x)
+        elif self._torch.broadcast_shapes(c.shape, shape) == shape:
+            return self._opaque(x, c.expand(shape))
+        else:  # the sum has a larger shape
+            y = self._linear(x)
+        return self._activated(y + c)
 
-    def _compute(self, x: Tensor) -> Tensor:
+    def _kernel_adds(self, rows: int) -> bool:
+        """Whether what is chosen for a number of rows does so."""
+        self._for_rows(rows, lambda undo: self._prepare(rows, undo))
+        used = self._ready[rows].used
+        return used is not None and used.kernel is not None and used.gemm.has_addend
+
+    def _compute(self, x: Tensor, *added: Tensor) -> Tensor:
         rows = x.shape[0]
-        return self._for_rows(rows, lambda undo: self._prepare(rows, undo))(x)
+        return self._for_rows(rows, lambda undo: self._prepare(rows, undo))(x, *added)
 
     def _prepare(self, rows: int, undo: contextlib.ExitStack) -> tuple[Compute, Used | None]:
         dtype = HALVES.get(str(self._dtype))
@@ -216,32 +237,48 @@ class Product(WeightProduct):
             return self._by_torch, used
         with self._telling(gemm, kernel):
             run = self._open(gemm, kernel, undo)
-        act = self._act
-        if act is None or gemm.activation:
+        if gemm.activation or self._left == "add":
             return run, used
-        return (lambda x: act(run(x))), used
+        return (lambda x: self._activated(run(x))), used
 
     def _choose(self, rows: int, dtype: str) -> tuple[Gemm, Kernel | None]:
-        """The kernel, and what of the activation it does too.
+        """The kernel, and what it does after the product.
 
-        Not every kernel can do a GELU. One that can, by the approximation with tanh, is taken where the others are
-        not faster together with a GELU of its own.
+        Not every kernel can do a GELU, and one that adds a matrix reads it. One that can, a GELU by the approximation
+        with tanh, is taken where the others are not faster together with a pass of its own.
         """
         bias, act = "bias" if self._bias is not None else "", self._node.attributes["act"]
-        gemm = Gemm(rows, self.n, self.k, dtype, epilogue="_".join(filter(None, (bias, act))) or "none")
-        fused = self._ask(gemm)
-        if act != "gelu":
-            return fused
-        plain = self._ask(Gemm(rows, self.n, self.k, dtype, epilogue=bias or "none"))
-        if fused[1] is None or plain[1] is None:
-            return plain if fused[1] is None else fused
-        y = self._torch.empty((rows, self.n), dtype=self._dtype, device=self._owner.device)
-        alone_ms = self._owner.pass_ms(f"gelu {rows}x{self.n} {dtype}", lambda: self._torch.nn.functional.gelu(y))
-        return fused if fused[1].ms <= plain[1].ms + alone_ms else plain
+
+        def ask(*parts: str) -> tuple[Gemm, Kernel | None]:
+            return self._ask(Gemm(rows, self.n, self.k, dtype, epilogue="_".join(filter(None, parts)) or "none"))
+
+        if not self._left:
+            return ask(bias, act)
+        whole, plain = ask(bias, "add" if self._left == "add" else "", act), ask(bias)
+        if whole[1] is None or plain[1] is None:
+            return plain if whole[1] is None else whole
+        return whole if whole[1].ms <= plain[1].ms + self._pass_ms(rows, dtype) else plain
+
+    def _pass_ms(self, rows: int, dtype: str) -> float:
+        """Milliseconds of what is left to do; a compiler makes one pass of a sum and its activation."""
+        torch = self._torch
+        y, c = (torch.empty((rows, self.n), dtype=self._dtype, device=self._owner.device) for _ in range(2))
+        work: dict[str, Compute] = {
+            "gelu": lambda: torch.nn.functional.gelu(y),
+            "add": lambda: torch.add(y, c, out=y),
+        }
+        return self._owner.pass_ms(f"{self._left} {rows}x{self.n} {dtype}", work[self._left])
+
+    def _linear(self, x: Tensor) -> Tensor:
+        return self._torch.nn.functional.linear(x, self.weight, self._bias)
+
+    def _activated(self, y: Tensor) -> Tensor:
+        return y if self._act is None else self._act(y)
 
     def _by_torch(self, x: Tensor) -> Tensor:
-        y = self._torch.nn.functional.linear(x, self.weight, self._bias)
-        return y if self._act is None else self._act(y)
+        """All of it, or what comes before a sum."""
+        y = self._linear(x)
+        return y if self._left == "add" else self._activated(y)
 
     def _open(self, gemm: Gemm, kernel: Kernel, undo: contextlib.ExitStack) -> Compute:
         bias = 0 if self._bias is None else self._bias.data_ptr()
@@ -252,7 +289,7 @@ class Product(WeightProduct):
             if not missing:
                 return run
             pad = self._torch.nn.functional.pad
-            return lambda x: run(pad(x, (0, 0, 0, missing)))[: gemm.m]
+            return lambda *values: run(*(pad(value, (0, 0, 0, missing)) for value in values))[: gemm.m]
         algorithm = Algorithm(**kernel.parameters)
         problem = Dense(
             dense_form(gemm),

@@ -17,8 +17,8 @@ from trtsparse.errors import EngineError, ModelError
 __all__ = ["Linear", "Program", "check_operators", "to_tensor"]
 
 Shapes = tuple[tuple[int, ...], ...]
-Linear = Callable[[Tensor], Tensor]
-"""(..., K) to (..., N): a product with a weight, its bias and activation."""
+Linear = Callable[..., Tensor]
+"""(..., K), and what the node adds if it adds something, to (..., N): a product with its bias and activation."""
 _REGISTERED = (fused, shaping, spatial)  # importing them enters their operators into the table
 _HOST_INPUTS = {
     "Reshape": (1,), "Slice": (1, 2, 3, 4), "Expand": (1,), "Unsqueeze": (1,), "Squeeze": (1,), "Split": (1,),
@@ -138,7 +138,7 @@ class Program:
             slots = _HOST_INPUTS.get(node.op, ())
             sources = list(node.inputs)
             if node.op in PRODUCTS:
-                compute, sources = self._linear(node, linear), node.inputs[:1]
+                compute, sources = self._linear(node, linear), [node.inputs[0], *node.inputs[3:]]
             elif node.op == "Cast" and self.floating is not None and not host:
                 cast, kind = OPERATORS["Cast"](node), self.floating
                 compute = lambda x, cast=cast, kind=kind: cast(x, floating=kind)  # noqa: E731 - one expression
@@ -158,11 +158,11 @@ class Program:
         self, node: Node, make: Callable[[Node, np.ndarray, np.ndarray | None], Linear]
     ) -> Callable[..., Any]:
         weight = self.graph.constants[node.inputs[1]]
-        bias = self.graph.constants[node.inputs[2]] if len(node.inputs) > 2 else None
+        bias = self.graph.constants[node.inputs[2]] if any(node.inputs[2:3]) else None
         if node.attributes.get("channels"):
             product = make(node, weight.reshape(weight.shape[:2]), bias)
 
-            return lambda x: product(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+            return lambda *values: product(*map(_channels_last, values)).movedim(-1, -3)
         return make(node, weight if node.attributes["transposed"] else weight.T, bias)
 
     def _constant(self, name: str, *, host: bool) -> Tensor:
@@ -292,6 +292,12 @@ class Program:
         if moved is None:
             moved = self._moved[shapes, name] = self._on_device(sizes[name])
         return moved
+
+
+def _channels_last(value: Tensor) -> Tensor:
+    """(..., C, H, W) as (..., H, W, C)."""
+    missing = max(3 - value.dim(), 0)
+    return value.reshape((*[1] * missing, *value.shape)).movedim(-3, -1)
 
 
 def _numpy(value: Tensor) -> np.ndarray:
