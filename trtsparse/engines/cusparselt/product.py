@@ -262,12 +262,13 @@ class Product(WeightProduct):
     def _pass_ms(self, rows: int, dtype: str) -> float:
         """Milliseconds of what is left to do; a compiler makes one pass of a sum and its activation."""
         torch = self._torch
-        y, c = (torch.empty((rows, self.n), dtype=self._dtype, device=self._owner.device) for _ in range(2))
-        work: dict[str, Compute] = {
-            "gelu": lambda: torch.nn.functional.gelu(y),
-            "add": lambda: torch.add(y, c, out=y),
+        work: dict[str, tuple[int, Compute]] = {
+            "gelu": (1, torch.nn.functional.gelu),
+            "add": (2, lambda y, c: torch.add(y, c, out=y)),
         }
-        return self._owner.pass_ms(f"{self._left} {rows}x{self.n} {dtype}", work[self._left])
+        count, run = work[self._left]
+        values = [torch.empty((rows, self.n), dtype=self._dtype, device=self._owner.device) for _ in range(count)]
+        return self._owner.pass_ms(f"{self._left} {rows}x{self.n} {dtype}", lambda: run(*values))
 
     def _linear(self, x: Tensor) -> Tensor:
         return self._torch.nn.functional.linear(x, self.weight, self._bias)

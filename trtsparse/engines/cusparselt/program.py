@@ -112,7 +112,7 @@ class Program:
         self._torch = torch
         self.graph, self.device, self.floating = graph, torch.device(device), floating
         self._constants: dict[tuple[str, bool], Tensor] = {}
-        self._kernels = {node.inputs[1] for node in graph.nodes if node.op == "Conv"}
+        self._filters = {node.inputs[1] for node in graph.nodes if node.op == "Conv"}
         self._moved: dict[tuple[Shapes, str], Tensor] = {}
         self._sizes: dict[Shapes, dict[str, Tensor]] = {}  # what steps on the host computed for inputs of some shapes
         self._on_host: set[str] = set()
@@ -171,7 +171,7 @@ class Program:
             array = self.graph.constants[name]
             place = {} if host else {"device": self.device, "floating": self.floating}
             found = to_tensor(array, **place)
-            if name in self._kernels and found.dim() == _CONV2D and not host:
+            if name in self._filters and found.dim() == _CONV2D and not host:
                 # as Tensor Cores take it, and so that the convolution's other operands follow: given otherwise, it is
                 # copied in every execution
                 found = found.contiguous(memory_format=self._torch.channels_last)
