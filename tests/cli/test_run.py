@@ -63,6 +63,16 @@ def test_wrong_input_is_one_message_and_exit_code_2(model, arguments, message, c
     assert f"error: {message}" in capsys.readouterr().err
 
 
+def test_a_shape_for_an_input_that_is_given_in_another_is_refused(model, tmp_path, capsys):
+    np.save(tmp_path / "x.npy", np.ones((1, 2), np.float32))
+    arguments = ["--input", f"x={tmp_path / 'x.npy'}", "--random", "--shapes", "x:5x2"]
+    assert main(["run", str(model), *arguments]) == 2
+    assert capsys.readouterr().err == (
+        "error: a shape is asked for an input that is given in another one\n  where: shapes, input 'x'\n"
+        "  got: (5, 2)\n  expected: (1, 2)\n  to fix: leave the shape out, or the array\n"
+    )
+
+
 def test_a_pickled_array_is_refused(model, tmp_path, capsys):
     np.save(tmp_path / "x.npy", np.array([{}], dtype=object), allow_pickle=True)
     assert main(["run", str(model), "--input", f"x={tmp_path / 'x.npy'}"]) == 2

@@ -41,6 +41,7 @@ def random_inputs(
     """
     if isinstance(engine, DeviceEngine):
         return engine_feeds(engine, given=given, shapes=shapes)
+    _check_shapes(given, shapes or {})
     known = [spec.name for spec in engine.inputs]
     if not shapes and all(name in given for name in known):
         return {}
@@ -70,10 +71,11 @@ def engine_feeds(
         Input name to array, without those given.
 
     Raises:
-        ConfigError: ``shapes`` names an unknown input, or contradicts the engine.
+        ConfigError: ``shapes`` names an unknown input, or contradicts the engine or what is given.
         FeedError: An input is a shape, whose values nobody can guess.
     """
     given = given or {}
+    _check_shapes(given, shapes or {})
     wanted = {**{name: np.shape(array) for name, array in given.items()}, **(shapes or {})}
     sizes = _shapes_of(engine, wanted)
     random = np.random.default_rng(seed)
@@ -89,6 +91,19 @@ def engine_feeds(
             )
         made[spec.name] = _random(random, spec.dtype, sizes[spec.name])
     return made
+
+
+def _check_shapes(given: Mapping[str, Any], shapes: Mapping[str, Sequence[int]]) -> None:
+    """Refuse a shape for an input that is given in another one."""
+    for name, shape in shapes.items():
+        if name in given and np.shape(given[name]) != tuple(shape):
+            raise ConfigError(
+                "a shape is asked for an input that is given in another one",
+                where=f"shapes, input {name!r}",
+                got=tuple(shape),
+                expected=np.shape(given[name]),
+                fix="leave the shape out, or the array",
+            )
 
 
 def _shapes_of(engine: Engine | DeviceEngine, wanted: Shapes) -> dict[str, tuple[int, ...]]:

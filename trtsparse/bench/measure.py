@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from trtsparse.bench.feeds import engine_feeds, random_inputs
 from trtsparse.bench.host import measure_on_cpu
 from trtsparse.bench.loop import Progress
@@ -16,7 +14,6 @@ from trtsparse.bench.options import BenchOptions
 from trtsparse.bench.records import Measurement
 from trtsparse.engines.base import Engine
 from trtsparse.engines.device import DeviceEngine
-from trtsparse.errors import ConfigError
 from trtsparse.runtime.session import Session
 
 if TYPE_CHECKING:
@@ -113,7 +110,6 @@ def bench(
         ({'x': (5, 2)}, ('x',))
     """
     given = dict(feeds or {})
-    _check_shapes(given, shapes or {})
     if isinstance(source, (Engine, DeviceEngine)):
         made = engine_feeds(source, given=given, shapes=shapes)
         measured = measure(source, {**made, **given}, options=options, cuda=cuda, progress=progress)
@@ -123,16 +119,3 @@ def bench(
         made = random_inputs(source, loaded, given=given, shapes=shapes)
         measured = measure(loaded, {**made, **given}, options=options, cuda=cuda, progress=progress)
     return replace(measured, random=tuple(made))
-
-
-def _check_shapes(given: Mapping[str, Any], shapes: Mapping[str, Sequence[int]]) -> None:
-    """Refuse a shape for an input that is given in another one."""
-    for name, shape in shapes.items():
-        if name in given and np.shape(given[name]) != tuple(shape):
-            raise ConfigError(
-                "a shape is asked for an input that is given in another one",
-                where=f"shapes, input {name!r}",
-                got=tuple(shape),
-                expected=np.shape(given[name]),
-                fix="leave the shape out, or the array",
-            )
