@@ -117,14 +117,18 @@ def merged(earlier: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, An
         for name, variant in report["variants"].items()
         if is_small(name) == small
     ]
-    main, other = chosen[False], earlier if chosen[False] is later else later
-    return {
-        **other,
-        **main,
-        "variants": dict(kept),
-        "kernels": {**earlier.get("kernels", {}), **later.get("kernels", {})},
-        "calls": main["calls"] + [call for call in other["calls"] if call not in main["calls"]],
-    }
+    kernels = {**earlier.get("kernels", {}), **later.get("kernels", {})}
+    profiled = [
+        report for report in (earlier, later) if any(found in kernels.values() for found in _profiles(report))
+    ]
+    calls: list[Any] = []
+    for report in (chosen[False], chosen[True], *profiled):
+        calls += [call for call in report["calls"] if call not in calls]
+    return {**chosen[False], "variants": dict(kept), "kernels": kernels, "calls": calls}
+
+
+def _profiles(report: Mapping[str, Any]) -> list[Any]:
+    return list(report.get("kernels", {}).values())
 
 
 def dense_names(variants: Mapping[str, Any], *, eight_bits: bool = False) -> list[str]:

@@ -95,6 +95,14 @@ def test_two_reports_of_a_case_are_put_together_by_what_is_compared():
     assert merged(first, first) == first
 
 
+def test_what_a_report_leaves_nothing_of_is_not_said_to_be_in_it():
+    first = {"case": "vit-h", "calls": ["a"], "ended": "killed", "saved": {}, "variants": {SPARSE: ran([10.0])}}
+    second = {"case": "vit-h", "calls": ["b"], "variants": {SPARSE: ran([9.0]), SPARSE_8: ran([5.0])}}
+    assert merged(first, second) == {**second, "kernels": {}}
+    profiled = {**first, "kernels": {SPARSE: [["k", 1, 1.0]]}}
+    assert merged(profiled, second) == {**second, "kernels": profiled["kernels"], "calls": ["b", "a"]}
+
+
 def test_the_table_has_a_line_for_each_type_that_was_measured():
     table = Rows()
     variants = {

@@ -151,6 +151,7 @@ def test_what_does_not_compile_is_said_in_a_line(torch, monkeypatch):
 
         def trace(self, inputs, outputs):
             assert inputs == outputs == []
+            return SimpleNamespace(forward=None)
 
     monkeypatch.setattr(torch, "compile", lambda *_args, **_options: compiled)
     engine = hollow(
@@ -191,7 +192,7 @@ def test_a_products_own_error_is_not_hidden_by_compiling_or_capturing(torch, mon
         raise EngineError("a step failed", where="fc")
 
     monkeypatch.setattr(torch, "compile", lambda *_args, **_options: run)
-    program = SimpleNamespace(floating=None, trace=lambda _inputs, _outputs: None)
+    program = SimpleNamespace(floating=None, trace=lambda _inputs, _outputs: SimpleNamespace(forward=None))
     engine = hollow(
         compiled=True, inputs=(), outputs=(), program=program, _compiled={}, _layouts={(): {}},
         products=Products(torch.device("cpu"), None, lambda _gemm, _compliant: None),

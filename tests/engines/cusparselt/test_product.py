@@ -8,6 +8,7 @@ from tests.helpers import random
 from trtsparse.engines.cusparselt import products
 from trtsparse.engines.cusparselt.graph import Node
 from trtsparse.engines.cusparselt.products import Products
+from trtsparse.errors import EngineError
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.usefixtures("libraries")
@@ -145,6 +146,54 @@ def test_a_trace_has_what_a_kernel_leaves_as_pytorchs_operators(unable, names, p
     assert [name for name in called if name not in ("expand", "view")] == names
     with product._owner.opaques.current():
         check(traced(x, c), right(x, c, act="relu"))
+    product._owner.close()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_is_added_may_be_a_number_of_another_type_on_the_host(way, pass_ms):
+    """As a constant is that is an output too."""
+    pass_ms["ms"] = 1.0
+    product, x, c = opened(chooser(way), adds=True, act="relu"), values(7, K), torch.full((7, N), 0.75)
+    check(product(x, c), right(x, c, act="relu"))
+    product._owner.close()
+
+
+def test_operands_that_are_parts_of_others_are_read_where_kernels_can(pass_ms):
+    pass_ms["ms"] = 1.0
+    product = opened(chooser("sparse"), adds=True, act="relu")
+    x, c = values(7 * K + 1)[1:].reshape(7, K), values(7 * N + 3, seed=9)[3:].reshape(7, N)
+    addresses = []
+    launch = product._launching
+
+    def launching(gemm, runner, *rest):
+        enqueue = runner.enqueue
+        runner.enqueue = lambda **given: (addresses.extend((given["x"], given["c"])), enqueue(**given))
+        return launch(gemm, runner, *rest)
+
+    product._launching = launching
+    check(product(x, c), right(x, c, act="relu"))
+    assert len(addresses) == 2
+    assert not any(address % 16 for address in addresses)
+    product._owner.close()
+
+
+def test_compiled_code_for_another_kernel_is_refused(pass_ms):
+    """It adds what a kernel would add too, or not at all."""
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    pass_ms["ms"], unable = 1.0, []
+    product = opened(lambda gemm, fits: chooser("sparse", unable=unable)(gemm, fits), adds=True, act="relu")
+    x, c = values(7, K), values(7, N, seed=9)
+    product(x, c)
+    traced = make_fx(product)(x, c)
+    unable.append("bias_add_relu")
+    product._ready.clear()
+    with product._owner.opaques.current(), pytest.raises(EngineError) as caught:
+        traced(x, c)
+    assert str(caught.value) == (
+        "another kernel was chosen for a product than when its model was compiled\n"
+        "  where: fc: 7x48x64 bf16->bf16 bias\n  to fix: open the engine again"
+    )
     product._owner.close()
 
 

@@ -231,7 +231,7 @@ def test_a_traced_graph_compiles_once_for_all_engines_of_a_model():
         with torch.inference_mode():
             right = program(inputs)
             found = [torch.full(value.shape, -1, dtype=torch.float64) for value in right]
-            compiled = torch.compile(program.trace(inputs, found), fullgraph=True, dynamic=False)
+            compiled = torch.compile(program.trace(inputs, found).forward, fullgraph=True, dynamic=False)
             before = counters["inductor"]["fxgraph_cache_hit"]
             with opaques.current():
                 compiled(*inputs, *found)
@@ -264,5 +264,22 @@ def test_a_closed_product_is_forgotten():
     with pytest.raises(EngineError) as caught:
         product(torch.ones(2, 3))
     assert str(caught.value) == (
-        "a product was executed after its engine was closed\n  where: fc\n  to fix: open the engine again"
+        "a product was executed outside of its engine, or after that was closed\n  where: fc\n"
+        "  to fix: open the engine again"
     )
+
+
+def test_a_products_own_error_comes_through_compiled_code():
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    def broken(_x):
+        raise EngineError("a kernel failed", where="fc")
+
+    opaques, compute, x = Opaques(), [lambda x: 2 * x], torch.ones(2, 3)
+    product = opaques.enter("fc", lambda x: compute[0](x), columns=3, dtype=torch.float32)
+    traced = make_fx(lambda x: product(x) + 1)(x)
+    compute[0] = broken
+    compiled = torch.compile(traced.forward, fullgraph=True, dynamic=False, backend="eager")
+    with opaques.current(), pytest.raises(EngineError) as caught:
+        compiled(x)
+    assert str(caught.value) == "a kernel failed\n  where: fc"

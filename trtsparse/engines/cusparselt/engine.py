@@ -189,10 +189,10 @@ class CusparseltEngine:
         found = self._compiled.get(shapes)
         if found is None:
             inputs, outputs = self.buffers(shapes)
-            found = torch.compile(self.program.trace(inputs, outputs), fullgraph=True, dynamic=False)
+            # its method: a module's call has a handler of errors, with which the compiler hides those of a product
+            found = torch.compile(self.program.trace(inputs, outputs).forward, fullgraph=True, dynamic=False)
             try:
-                with self.products.opaques.current():
-                    found(*inputs, *outputs)
+                self._run_compiled(found, inputs, outputs)
             except EngineError:  # of a product
                 raise
             except RuntimeError as error:  # all of the compiler's are

@@ -19,6 +19,7 @@ from trtsparse.errors import EngineError
 __all__ = ["Opaque", "Opaques"]
 
 Compute = Callable[..., Tensor]
+_ALIGNED = 16  # bytes
 _current: ContextVar[Mapping[str, Compute] | None] = ContextVar("products", default=None)
 
 
@@ -31,9 +32,11 @@ def _operator() -> Any:
         found = (_current.get() or {}).get(name)
         if found is None:
             raise EngineError(
-                "a product was executed after its engine was closed", where=name, fix="open the engine again"
+                "a product was executed outside of its engine, or after that was closed",
+                where=name,
+                fix="open the engine again",
             )
-        rows = [value.reshape(-1, value.shape[-1]) for value in (x, added) if value is not None]
+        rows = [_aligned(value.reshape(-1, value.shape[-1])) for value in (x, added) if value is not None]
         return found(*rows).reshape((*x.shape[:-1], columns))
 
     def describe(x: Tensor, added: Tensor | None, name: str, columns: int, dtype: Any) -> Tensor:  # noqa: ARG001
@@ -43,6 +46,11 @@ def _operator() -> Any:
     made = torch.library.custom_op("trtsparse::product", compute, mutates_args=(), schema=schema)
     made.register_fake(describe)
     return made
+
+
+def _aligned(value: Tensor) -> Tensor:
+    """At an address that every kernel takes, as PyTorch's own are; part of another value may be elsewhere."""
+    return value.clone() if value.data_ptr() % _ALIGNED else value
 
 
 class Opaques:

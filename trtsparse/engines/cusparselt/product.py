@@ -146,8 +146,8 @@ class WeightProduct(ABC):
             self.compressed = self._owner.compress(problem, self.key, weight)
         return plan, self.compressed
 
-    def _launching(self, runner: Any, weight: Tensor, shape: tuple[int, int], dtype: Any) -> Compute:
-        """A kernel as a function of (rows, K) values, contiguous, that gives values of a shape and type.
+    def _launching(self, gemm: Gemm, runner: Any, weight: Tensor, dtype: Any) -> Compute:
+        """A kernel as a function of (rows, K) values, contiguous, that gives (rows, N) of a type.
 
         It takes values of that shape and type too, contiguous, where the kernel adds them.
         """
@@ -155,7 +155,13 @@ class WeightProduct(ABC):
         nbytes = max(runner.workspace_nbytes, 1)
 
         def run(x: Tensor, added: Tensor | None = None) -> Tensor:
-            y = torch.empty(shape, dtype=dtype, device=device)
+            if gemm.has_addend != (added is not None):
+                raise EngineError(
+                    "another kernel was chosen for a product than when its model was compiled",
+                    where=f"{self._node.name}: {gemm.key}",
+                    fix="open the engine again",
+                )
+            y = torch.empty((x.shape[0], self.n), dtype=dtype, device=device)
             workspace = torch.empty(nbytes, dtype=torch.uint8, device=device)
             runner.enqueue(
                 x=x.data_ptr(),
@@ -207,15 +213,14 @@ class Product(WeightProduct):
         """(..., K) to (..., N); what is added may be of any shape that goes with that."""
         if not added:
             return self._opaque(x)
-        (c,) = added
+        c = added[0].to(x.device, self._dtype)  # a constant may be on the host
         shape = (*x.shape[:-1], self.n)
-        if not self._kernel_adds(x.shape[:-1].numel()):
-            y = self._opaque(x)
-        elif self._torch.broadcast_shapes(c.shape, shape) == shape:
-            return self._opaque(x, c.expand(shape))
-        else:  # the sum has a larger shape
-            y = self._linear(x)
-        return self._activated(y + c)
+        multiply: Compute = self._opaque
+        if self._kernel_adds(x.shape[:-1].numel()):
+            if self._torch.broadcast_shapes(c.shape, shape) == shape:
+                return self._opaque(x, c.expand(shape))
+            multiply = self._linear  # the sum has a larger shape
+        return self._activated(multiply(x) + c)
 
     def _kernel_adds(self, rows: int) -> bool:
         """Whether what is chosen for a number of rows does so."""
@@ -285,7 +290,7 @@ class Product(WeightProduct):
         bias = 0 if self._bias is None else self._bias.data_ptr()
         if kernel.kind == "sparse":
             plan, packed = self._plan(gemm, kernel, undo, lambda: self._moved(self._array), bias=bias)
-            run = self._launching(plan, packed, (gemm.padded_m, self.n), self._dtype)
+            run = self._launching(gemm, plan, packed, self._dtype)
             missing = gemm.padded_m - gemm.m
             if not missing:
                 return run
@@ -299,7 +304,7 @@ class Product(WeightProduct):
             device=self._owner.number,
         )
         undo.callback(problem.close)
-        return self._launching(problem.runner(algorithm), self.weight, (gemm.m, self.n), self._dtype)
+        return self._launching(gemm, problem.runner(algorithm), self.weight, self._dtype)
 
     def close(self) -> None:
         """See `WeightProduct`."""

@@ -131,10 +131,10 @@ class Products:
     def close(self) -> None:
         """Destroy plans and descriptors, free weights; ``used`` tells what there was."""
         self._used = self.used
+        self.opaques.close()
         for product in self.made:
             product.close()
         self.made.clear()
-        self.opaques.close()
         self._scalars.clear()
 
 

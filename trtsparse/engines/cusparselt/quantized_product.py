@@ -221,7 +221,7 @@ class QuantizedProduct(WeightProduct):
             undo.callback(problem.close)
             runner, weight = problem.runner(Algorithm(**kernel.parameters)), self._weight
         dtype = getattr(self._torch, gemm.output_type.numpy.name)
-        return self._launching(runner, weight, (gemm.padded_m, self.n), dtype)
+        return self._launching(gemm, runner, weight, dtype)
 
     def _factors(self, gemm: Gemm) -> dict[str, Any]:
         """What a kernel multiplies by and adds, in steps of the result where it gives these; addresses live on."""
