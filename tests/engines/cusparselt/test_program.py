@@ -272,13 +272,17 @@ def test_a_closed_product_is_forgotten():
 def test_a_products_own_error_comes_through_compiled_code():
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    def broken(_x):
-        raise EngineError("a kernel failed", where="fc")
+    broken = []
 
-    opaques, compute, x = Opaques(), [lambda x: 2 * x], torch.ones(2, 3)
-    product = opaques.enter("fc", lambda x: compute[0](x), columns=3, dtype=torch.float32)
+    def compute(x):
+        if broken:
+            raise EngineError("a kernel failed", where="fc")
+        return 2 * x
+
+    opaques, x = Opaques(), torch.ones(2, 3)
+    product = opaques.enter("fc", compute, columns=3, dtype=torch.float32)
     traced = make_fx(lambda x: product(x) + 1)(x)
-    compute[0] = broken
+    broken.append(True)
     compiled = torch.compile(traced.forward, fullgraph=True, dynamic=False, backend="eager")
     with opaques.current(), pytest.raises(EngineError) as caught:
         compiled(x)
