@@ -56,6 +56,7 @@ def measure(
         MissingDependencyError: There is no CUDA binding.
 
     Example:
+        >>> import numpy as np
         >>> from onnx import parser
         >>> from trtsparse.engines.onnxruntime import OnnxRuntimeEngine
         >>> text = '<ir_version: 8, opset_import: ["": 17]> g (float[n, 2] x) => (float[n, 2] y) { y = Add(x, x) }'
