@@ -117,18 +117,12 @@ def merged(earlier: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, An
         for name, variant in report["variants"].items()
         if is_small(name) == small
     ]
-    kernels = {**earlier.get("kernels", {}), **later.get("kernels", {})}
-    profiled = [
-        report for report in (earlier, later) if any(found in kernels.values() for found in _profiles(report))
-    ]
+    profiled = {name: report for report in (earlier, later) for name in report.get("kernels", {})}
+    kernels = {name: report["kernels"][name] for name, report in profiled.items()}
     calls: list[Any] = []
-    for report in (chosen[False], chosen[True], *profiled):
+    for report in (chosen[False], chosen[True], *profiled.values()):
         calls += [call for call in report["calls"] if call not in calls]
     return {**chosen[False], "variants": dict(kept), "kernels": kernels, "calls": calls}
-
-
-def _profiles(report: Mapping[str, Any]) -> list[Any]:
-    return list(report.get("kernels", {}).values())
 
 
 def dense_names(variants: Mapping[str, Any], *, eight_bits: bool = False) -> list[str]:
@@ -232,7 +226,7 @@ def _saved(case: _Case) -> None:
 
 
 def _kernels(case: _Case) -> None:
-    """Milliseconds of each kind of kernels as rows, the longest of our sparse engine's as a printed table."""
+    """Milliseconds of each kind of kernels as rows, the longest of each engine as a printed table."""
     for engine, kernels in case.report.get("kernels", {}).items():
         kinds: dict[str, float] = defaultdict(float)
         for name, _, ms in kernels:

@@ -121,7 +121,13 @@ class Gemm:
         if self.epilogue not in EPILOGUES:
             raise ConfigError("no such epilogue", where="epilogue", got=self.epilogue, expected=", ".join(EPILOGUES))
         if self.has_addend and self.input_type.exact:
-            raise ConfigError("products of integers add no matrix", where="epilogue", got=self.epilogue)
+            raise ConfigError(
+                "products of integers add no matrix",
+                where="epilogue",
+                got=self.epilogue,
+                expected=", ".join(name for name in EPILOGUES if "add" not in name),
+                fix="add it in a pass of its own",
+            )
         if min(self.m, self.n, self.k) < 1:
             raise ConfigError("the dims of a product are positive", where="gemm", got=f"{self.m}, {self.n}, {self.k}")
 

@@ -177,22 +177,30 @@ def test_operands_that_are_parts_of_others_are_read_where_kernels_can(pass_ms):
     product._owner.close()
 
 
-def test_compiled_code_for_another_kernel_is_refused(pass_ms):
+@pytest.mark.parametrize(
+    ("before", "after", "epilogue", "got", "expected"),
+    [
+        ([], ["bias_add_relu"], "bias", "a kernel that adds nothing", "one that adds a matrix"),
+        (["bias_add_relu"], [], "bias_add_relu", "a kernel that adds a matrix", "one that adds nothing"),
+    ],
+)
+def test_compiled_code_for_another_kernel_is_refused(before, after, epilogue, got, expected, pass_ms):
     """It adds what a kernel would add too, or not at all."""
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    pass_ms["ms"], unable = 1.0, []
+    pass_ms["ms"], unable = 1.0, before
     product = opened(chooser("sparse", unable=unable), adds=True, act="relu")
     x, c = values(7, K), values(7, N, seed=9)
     product(x, c)
     traced = make_fx(product)(x, c)
-    unable.append("bias_add_relu")
+    unable[:] = after
     product._ready.pop(7).undo.close()
     with product._owner.opaques.current(), pytest.raises(EngineError) as caught:
         traced(x, c)
     assert str(caught.value) == (
         "another kernel was chosen for a product than when its model was compiled\n"
-        "  where: fc: 7x48x64 bf16->bf16 bias\n  to fix: open the engine again"
+        f"  where: fc: 7x48x64 bf16->bf16 {epilogue}\n  got: {got}\n  expected: {expected}\n"
+        "  to fix: open the engine again"
     )
     product._owner.close()
 

@@ -159,6 +159,8 @@ class WeightProduct(ABC):
                 raise EngineError(
                     "another kernel was chosen for a product than when its model was compiled",
                     where=f"{self._node.name}: {gemm.key}",
+                    got=f"a kernel that adds {'a matrix' if gemm.has_addend else 'nothing'}",
+                    expected=f"one that adds {'nothing' if gemm.has_addend else 'a matrix'}",
                     fix="open the engine again",
                 )
             y = torch.empty((x.shape[0], self.n), dtype=dtype, device=device)
@@ -198,6 +200,7 @@ class Product(WeightProduct):
         self._array = weight
         self._dtype = to_tensor(weight[:0], floating=owner.floating).dtype
         self._bias = None if bias is None else self._moved(bias)
+        # what a kernel may leave to a pass over its results
         self._left = "add" if len(node.inputs) > 3 else "gelu" if node.attributes["act"] == "gelu" else ""
         self._opaque = owner.opaques.enter(self.key, self._compute, columns=self.n, dtype=self._dtype)
 

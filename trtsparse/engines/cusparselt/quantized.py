@@ -25,8 +25,8 @@ _KINDS = {0: np.dtype(np.uint8), TensorProto.UINT8: np.dtype(np.uint8), TensorPr
 def quantize_products(graph: Graph) -> None:
     """Rewrite MatMul, Gemm and 1x1 Conv of two dequantized values into "QuantizedLinear" nodes, in place.
 
-    Such a node has the inputs of a "Linear" node, its activation as it is before it is quantized and its weight as
-    int8, and besides its attributes: ``x_scale``, a float; ``w_scale``, float32 of shape (N,); and ``to``, the ONNX
+    Such a node has an activation, as it is before it is quantized, a weight as int8 and maybe a bias; and besides the
+    attributes of a "Linear" node: ``x_scale``, a float; ``w_scale``, float32 of shape (N,); and ``to``, the ONNX
     type of its result, which is that of the scales and may be another one than the activation's. Weights that are
     left to be dequantized are so here, once and for all. Nodes that nothing reads any more are dropped.
     """
