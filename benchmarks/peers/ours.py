@@ -16,23 +16,12 @@ from trtsparse.engines.cusparselt.context import CusparseltContext
 from trtsparse.engines.cusparselt.engine import CusparseltEngine
 from trtsparse.files.model import OnnxModel
 from trtsparse.tune.choose import Choose
-from trtsparse.tune.gemm import Gemm
-from trtsparse.tune.result import Kernel
 
 from .execution import Runnable
 
-__all__ = ["Ours", "dense_only", "saved_form"]
+__all__ = ["Ours", "saved_form"]
 
 _PROFILES = 5
-
-
-def dense_only(choose: Choose) -> Choose:
-    """A choice among dense kernels."""
-
-    def chosen(gemm: Gemm, _compliant: bool) -> Kernel | None:  # noqa: FBT001 - an engine's callback
-        return choose(gemm, False)  # noqa: FBT003
-
-    return chosen
 
 
 class Ours:
@@ -43,7 +32,7 @@ class Ours:
         arrays: An array for each input.
         choose: The kernels; None: what a saved engine brings.
         compiled: Whether ``torch.compile`` fuses what is between the products.
-        precision: As the engine takes it.
+        use_sparse, precision: As the engine takes them.
     """
 
     def __init__(
@@ -53,9 +42,12 @@ class Ours:
         *,
         choose: Choose | None,
         compiled: bool | None,
+        use_sparse: bool | None = None,
         precision: str | None = "bf16",
     ) -> None:
-        self.engine = CusparseltEngine(source, precision=precision, compiled=compiled, choose=choose)
+        self.engine = CusparseltEngine(
+            source, precision=precision, compiled=compiled, use_sparse=use_sparse, choose=choose
+        )
         self.inputs = {name: torch.from_numpy(array).cuda() for name, array in arrays.items()}
         self.outputs: dict[str, torch.Tensor] = {}
         self.context = self._context()

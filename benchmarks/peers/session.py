@@ -20,7 +20,7 @@ import torch
 
 from trtsparse.files import atomic
 from trtsparse.tune.cache import Cache
-from trtsparse.tune.choose import Choose, Chooser
+from trtsparse.tune.choose import Chooser
 from trtsparse.tune.explain import explain
 from trtsparse.tune.measure import Options, Tuner
 
@@ -40,7 +40,7 @@ from .cases import (
 )
 from .execution import OutOfTime, Runnable, first_line, start_compiler, time_limit
 from .networks import MERGEABLE, network_for
-from .ours import Ours, dense_only, saved_form
+from .ours import Ours, saved_form
 from .timing import CudaWatch, HostWatch, Plan, PowerMeter, Timed, gpu_sensors, interleaved
 from .variants import AUTOTUNE, Outcome, Setting, build, variants
 
@@ -144,20 +144,22 @@ class Session:
 
     def _ours(self, chooser: Chooser) -> dict[str, Callable[[], Runnable]]:
         """Our engines, sparse and dense."""
-        choices: dict[str, Choose] = {SPARSE: chooser, DENSE: dense_only(chooser)}
+        use_sparse = {SPARSE: True, DENSE: False}
         if self.case.int8_target is not None:
-            choices |= {SPARSE_8: chooser, DENSE_8: dense_only(chooser)}
+            use_sparse |= {SPARSE_8: True, DENSE_8: False}
 
         def make(name: str) -> Runnable:
             source = self.model
             if name in (SPARSE_8, DENSE_8):
                 source = wait_for(int8_model(self.case, self.folder), limit_s=max(self.left_s - self._reserve_s, 0))
             with time_limit(max(self.left_s - self._reserve_s, 1)):
-                engine = Ours(source, self.arrays, choose=choices[name], compiled=self.job.compiled)
+                engine = Ours(
+                    source, self.arrays, choose=chooser, compiled=self.job.compiled, use_sparse=use_sparse[name]
+                )
                 self.engines[name] = engine
                 return engine.runnable()
 
-        return {name: (lambda name=name: make(name)) for name in choices}  # type: ignore[misc]
+        return {name: (lambda name=name: make(name)) for name in use_sparse}  # type: ignore[misc]
 
     def _peers(self) -> dict[str, Callable[[], Runnable]]:
         kinds = {"convolutions": self.case.convolutions, "eight bits": self.case.int8_target is not None}

@@ -147,6 +147,23 @@ def test_the_cusparselt_engine_is_asked_for_what_it_has_before_anything_is_read(
     assert caught.value.fix == "take one of these"
 
 
+@pytest.mark.parametrize(("level", "compiled"), [(None, False), (3, False), (4, True), (5, True)])
+def test_of_a_model_that_is_sparse_already_the_dense_engine_runs_no_sparse_kernels(monkeypatch, level, compiled):
+    asked = []
+
+    def engine(model, **options):
+        asked.append(options)
+        return OnnxRuntimeEngine(model, threads=1)
+
+    monkeypatch.setattr("trtsparse.engines.cusparselt.engine.CusparseltEngine", engine)
+    model = prune(models.get("mlp", widths=(64, 128, 16))).model
+    config = BuildConfig(precision="bf16", optimization_level=level)
+    found = compare(model, engine="cusparselt", config=config, shapes={"input": (2, 64)}, rounds=3, options=QUICK)
+    assert found.output_error == 0
+    both = {"precision": "bf16", "compiled": compiled}
+    assert asked == [{**both, "use_sparse": False}, {**both, "use_sparse": True}]
+
+
 def test_what_the_cusparselt_engine_lacks_is_said_as_sessions_say_it(monkeypatch):
     monkeypatch.setattr("trtsparse.engines.count_gpus", lambda: 1)
     monkeypatch.setitem(sys.modules, "torch", None)

@@ -5,6 +5,7 @@ import json
 import pytest
 
 import models
+from trtsparse.builder.config import COMPILED_FROM
 from trtsparse.cli.main import main
 from trtsparse.cuda.driver import count_gpus
 
@@ -52,6 +53,20 @@ def test_a_precision_that_changes_nothing_is_said(capsys):
         "note: random numbers were fed to input\n"
     )
     assert main(["compare", path, "--engine", "onnxruntime", "--precision", "fp15"]) == 2
+    capsys.readouterr()
+    main(
+        ["compare", path, "--engine", "onnxruntime", "--optimization-level", "0", "--rounds", "3", "--duration", "0"]
+    )
+    assert capsys.readouterr().err.startswith(
+        "note: --optimization-level changes nothing: ONNX Runtime runs the models as they are stored\n"
+    )
+
+
+def test_an_optimization_level_that_there_is_not_is_exit_code_2(capsys):
+    assert main(["compare", "none.onnx", "--engine", "cusparselt", "--optimization-level", "6"]) == 2
+    assert capsys.readouterr().err == (
+        "error: optimization_level is out of range\n  got: 6\n  expected: a whole number from 0 to 5\n"
+    )
 
 
 def test_the_help_says_which_precisions_each_engine_takes(capsys):
@@ -62,6 +77,7 @@ def test_the_help_says_which_precisions_each_engine_takes(capsys):
         "of both (default: fp16): with tensorrt as in `trtsparse build`; with cusparselt fp16, or bf16 as run, "
         "bench and trtexec have by default; onnxruntime runs the models as they are stored" in told
     )
+    assert f"with cusparselt, from {COMPILED_FROM} on torch.compile fuses what surrounds the products" in told
 
 
 @pytest.mark.parametrize("command", [["compare"], ["bench"], ["compare", "--precision", "bf16"]])

@@ -59,12 +59,14 @@ class ModelEngine:
         device: int = 0,
         precision: str | None = None,
         compiled: bool | None = None,
+        use_sparse: bool | None = None,
         choose: Choose | None = None,
     ) -> None:
         saved = read_saved(source) if isinstance(source, (str, os.PathLike)) and is_saved(source) else None
         self.model = OnnxModel.open(source) if saved is None else saved.model
         self.asked_precision = precision
         self.compiled = compiled if compiled is not None else saved is not None and saved.compiled
+        self.use_sparse = use_sparse if use_sparse is not None else saved is None or saved.use_sparse
         self.precision = precision or ("bf16" if saved is None else saved.precision)
         self.device, self.is_saved = device, saved is not None
         self.host = OnnxRuntimeEngine(self.model, threads=1)
@@ -88,13 +90,17 @@ class ModelEngine:
             return
         for site in validate(self.model).sites if self.precision != "typed" else ():
             n, k = site.shape[1 - site.axis], site.shape[site.axis]
-            gemm, compliant = Gemm(rows, n, k, "fp16" if self.precision == "fp16" else "bf16"), bool(site.compliant)
+            gemm, compliant = (
+                Gemm(rows, n, k, "fp16" if self.precision == "fp16" else "bf16"),
+                bool(site.compliant) and self.use_sparse,
+            )
             chosen = self._kernels[question(gemm, compliant=compliant)] = self._choose(gemm, compliant)
             self.used += (Used(site.node, site.tensor, gemm, chosen),)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model and the kernels."""
-        write_saved(path, Saved(self.model, self.precision, self._kernels, {}, MADE_ON, compiled=self.compiled))
+        kept = {"compiled": self.compiled, "use_sparse": self.use_sparse}
+        write_saved(path, Saved(self.model, self.precision, self._kernels, {}, MADE_ON, **kept))
 
     def scratch_nbytes(self, profile: int) -> int:  # noqa: ARG002 - the protocol's
         return 0

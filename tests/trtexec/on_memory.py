@@ -10,34 +10,51 @@ from trtsparse.trtexec.run import trtexec
 HERE = "--engine=cusparselt"
 
 
+class Tuner:
+    """Finds sparse kernels faster where they may be used; notes what it is asked.
+
+    Attributes:
+        is_running: It was asked something, and was not closed since.
+    """
+
+    def __init__(self, questions):
+        self._questions, self.is_running = questions, False
+
+    def __call__(self, gemm, compliant):
+        self.is_running = True
+        self._questions.append((gemm, compliant))
+        return kernel("sparse" if compliant else "dense")
+
+    def close(self):
+        self.is_running = False
+
+
 class Machine:
-    """The in-memory CUDA with engines on it, and a tuner that finds sparse kernels faster where they may be used.
+    """The in-memory CUDA with engines on it, and tuners.
 
     Attributes:
         questions: What the tuner was asked: (product, compliant).
         caches: The files in which tuners keep their results.
+        tuners: They.
     """
 
     def __init__(self, monkeypatch):
         self.cuda = MemoryCuda(order="late")
         self.engines = engine_on_memory(self.cuda)
-        self.questions, self.caches = [], []
+        self.questions, self.caches, self.tuners = [], [], []
         monkeypatch.setattr(cusparselt, "CusparseltEngine", self.engines)
         monkeypatch.setattr(cusparselt, "Chooser", self._chooser)
 
     def _chooser(self, *, device, cache):
         assert device == self.cuda.device
         self.caches.append(cache.path)
-
-        def choose(gemm, compliant):
-            self.questions.append((gemm, compliant))
-            return kernel("sparse" if compliant else "dense")
-
-        return choose
+        self.tuners.append(Tuner(self.questions))
+        return self.tuners[-1]
 
     def run(self, words):
         """Run, and check that nothing is left behind."""
         result = trtexec(words, cuda=self.cuda)
+        assert not any(tuner.is_running for tuner in self.tuners)
         assert set(self.cuda.alive.values()) == {0}
         assert all(engine.closed for engine in self.engines.made)
         self.cuda.check()

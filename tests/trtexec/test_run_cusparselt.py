@@ -363,10 +363,10 @@ def test_the_tuner_is_the_packages_own_with_its_file(tmp_path, monkeypatch):
         return answers
 
     monkeypatch.setattr("trtsparse.tune.choose.tune", tune)
-    for use_sparse, kind in ((True, "sparse"), (False, "dense")):
-        chooser = cusparselt.Asked(str(tmp_path / "t.json"), device=0, use_sparse=use_sparse)
-        assert chooser(Gemm(8, 16, 32), True).kind == kind  # noqa: FBT003 - as an engine calls it
-        assert chooser.eligible
+    for compliant, kind in ((True, "sparse"), (False, "dense")):
+        chooser = cusparselt.Asked(str(tmp_path / "t.json"), device=0)
+        assert chooser(Gemm(8, 16, 32), compliant).kind == kind
+        assert chooser.eligible is compliant
     assert asked == [([Gemm(8, 16, 32)], tmp_path / "t.json")] * 2
 
 

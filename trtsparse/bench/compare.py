@@ -15,7 +15,7 @@ import numpy as np
 from trtsparse.bench.measure import measure
 from trtsparse.bench.options import BenchOptions
 from trtsparse.bench.records import Measurement
-from trtsparse.builder.config import BuildConfig
+from trtsparse.builder.config import COMPILED_FROM, BuildConfig
 from trtsparse.engines import cusparselt_lacks
 from trtsparse.engines.base import Engine
 from trtsparse.engines.device import DeviceEngine
@@ -141,7 +141,8 @@ def compare(
         model: The dense model: a path, bytes, a ModelProto or an OnnxModel.
         sparse: The sparse one, retrained perhaps; by default ``model`` pruned by magnitude.
         config: How both are built with TensorRT, but for ``sparsity``; by default FP16. "cusparselt" takes its
-            ``precision`` alone, "fp16" or "bf16"; "onnxruntime" executes models as they are stored.
+            ``precision``, "fp16" or "bf16", and its ``optimization_level``: from 4 on models are compiled.
+            "onnxruntime" executes models as they are stored.
         feeds: A numpy array for each input; by default random.
         shapes: Of random inputs.
         engine: "tensorrt"; "cusparselt"; or "onnxruntime" for the CPU, which has no sparse kernels.
@@ -197,7 +198,12 @@ def _load(
         from trtsparse.engines.cusparselt.engine import CusparseltEngine
 
         try:
-            source = CusparseltEngine(model, precision=config.precision)
+            source = CusparseltEngine(
+                model,
+                precision=config.precision,
+                compiled=(config.optimization_level or 0) >= COMPILED_FROM,
+                use_sparse=config.wants_sparsity,
+            )
         except (DeviceError, MissingDependencyError) as error:
             raise cusparselt_lacks(error) from error
     return stack.enter_context(Session(source, engine=engine if source is model else "auto")).engine

@@ -19,7 +19,16 @@ from trtsparse.builder.plan import Flavour
 from trtsparse.builder.profile import Profile
 from trtsparse.errors import ConfigError
 
-__all__ = ["BuildConfig", "BuildWarning", "Precision", "Profile", "Sparsity", "SparsityWarning", "Typing"]
+__all__ = [
+    "COMPILED_FROM",
+    "BuildConfig",
+    "BuildWarning",
+    "Precision",
+    "Profile",
+    "Sparsity",
+    "SparsityWarning",
+    "Typing",
+]
 
 Precision = Literal["fp32", "tf32", "fp16", "bf16", "int8", "best"]
 Typing = Literal["auto", "strong", "weak"]
@@ -32,6 +41,8 @@ Verbosity = Literal["none", "layer_names_only", "detailed"]
 MemoryPool = Literal[
     "workspace", "tactic_dram", "tactic_shared_memory", "dla_managed_sram", "dla_local_dram", "dla_global_dram"
 ]
+COMPILED_FROM = 4
+"""The least optimization level at which `torch.compile` fuses what surrounds the cusparselt engine's products."""
 
 
 class BuildWarning(UserWarning):
@@ -70,7 +81,8 @@ class BuildConfig:
         compute_capabilities: Of the target GPUs, such as ("8.6", "12.0") or ("current",); TensorRT-RTX only. Empty
             for an engine that runs on all that TensorRT-RTX supports.
         memory_pools: Limits in bytes by pool: "workspace", "tactic_shared_memory", ...
-        optimization_level: 0 (fast builds) to 5 (fast engines).
+        optimization_level: 0 (fast builds) to 5 (fast engines). The cusparselt engine compiles models from
+            `COMPILED_FROM` on.
         timing_cache: A file of kernel timings, read before and updated after the build, safe to share.
         refit: "all", "identical" or "individual": which weights can be replaced in the built engine.
         strip_plan: Leave the weights out of the plan; they are refitted later.

@@ -24,6 +24,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help=f"of both (default: {_PRECISION}): with tensorrt as in `trtsparse build`; with cusparselt fp16, or bf16 "
         "as run, bench and trtexec have by default; onnxruntime runs the models as they are stored",
     )
+    parser.add_argument(
+        "--optimization-level",
+        type=int,
+        metavar="0..5",
+        help="of both: with tensorrt as in `trtsparse build`; with cusparselt, from 4 on torch.compile fuses what "
+        "surrounds the products",
+    )
     parser.add_argument("--shapes", metavar="NAME:1x3x224x224,...", help="shapes of the inputs, which are random")
     parser.add_argument(
         "--engine", default="tensorrt", choices=("tensorrt", "cusparselt", "onnxruntime"), help="default: tensorrt"
@@ -47,7 +54,9 @@ def run(options: argparse.Namespace) -> int:
         found = compare(
             options.model,
             sparse=options.sparse,
-            config=BuildConfig(precision=options.precision or _PRECISION),
+            config=BuildConfig(
+                precision=options.precision or _PRECISION, optimization_level=options.optimization_level
+            ),
             shapes=shared.parse_shapes(options.shapes),
             engine=options.engine,
             rounds=options.rounds,
@@ -58,8 +67,10 @@ def run(options: argparse.Namespace) -> int:
         shared.print_json({**found.to_dict(), "model": options.model})
     else:
         _print(found)
-    if options.precision and options.engine == "onnxruntime":
-        shared.say("note: --precision changes nothing: ONNX Runtime runs the models as they are stored")
+    given = {"--precision": options.precision, "--optimization-level": options.optimization_level}
+    for flag, value in given.items():
+        if value is not None and options.engine == "onnxruntime":
+            shared.say(f"note: {flag} changes nothing: ONNX Runtime runs the models as they are stored")
     if found.random:
         shared.say(f"note: random numbers were fed to {', '.join(found.random)}")
     return 0 if found.ships_sparse else 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import metadata
@@ -18,6 +19,7 @@ from typing import Any
 from onnx import parser
 
 from trtsparse.bench.measure import measure
+from trtsparse.builder.config import COMPILED_FROM
 from trtsparse.builder.precision import stored_precision
 from trtsparse.cuda.base import Cuda, current, open_cuda
 from trtsparse.engines.cusparselt.engine import CusparseltEngine
@@ -27,7 +29,6 @@ from trtsparse.files.model import OnnxModel
 from trtsparse.precision.specs import FeedChecker, input_specs
 from trtsparse.report.progress import progress_bar
 from trtsparse.sparsity.prune import prune
-from trtsparse.trtexec.flags_cusparselt import COMPILED_FROM
 from trtsparse.trtexec.infer import ONCE, Loaded, make_feeds, time_loading
 from trtsparse.trtexec.layers import product_lines
 from trtsparse.trtexec.log import Printer
@@ -54,20 +55,23 @@ class Asked:
     Args:
         timings: The file with known times; None for the one in the user's cache folder.
         device: The GPU's number.
-        use_sparse: Whether sparse kernels may be chosen.
 
     Attributes:
-        eligible: Some product had a weight that is eligible and compliant.
+        eligible: A sparse kernel was allowed for some product, whose weight is eligible and compliant.
     """
 
-    def __init__(self, timings: str | None, *, device: int, use_sparse: bool) -> None:
-        self._choose, self._use_sparse = Chooser(device=device, cache=cache.Cache(timings)), use_sparse
+    def __init__(self, timings: str | None, *, device: int) -> None:
+        self._choose = Chooser(device=device, cache=cache.Cache(timings))
         self.eligible = False
 
     def __call__(self, gemm: Gemm, compliant: bool) -> Kernel | None:  # noqa: FBT001 - as the engine calls it
         """The fastest kernel that may be used."""
         self.eligible = self.eligible or compliant
-        return self._choose(gemm, compliant and self._use_sparse)
+        return self._choose(gemm, compliant)
+
+    def close(self) -> None:
+        """End the tuner's process, which holds memory of the GPU; a new product starts it again."""
+        self._choose.close()
 
 
 @dataclass(frozen=True)
@@ -139,10 +143,17 @@ def _load_model(model: OnnxModel, options: TrtexecOptions, out: Printer, cuda: s
             CusparseltEngine(parser.parse_model(_ANY), device=provider.device).close()  # tells what is missing
             model = _pruned(model, out)
         started = time.perf_counter()
-        asked = Asked(build.timing_cache, device=provider.device, use_sparse=build.sparsity != "disable")
+        asked = Asked(build.timing_cache, device=provider.device)
         given = "typed" if build.strongly_typed else build.precision if build.precision != "tf32" else None
         compiled = (build.optimization_level or 0) >= COMPILED_FROM
-        engine = CusparseltEngine(model, device=provider.device, precision=given, compiled=compiled, choose=asked)
+        engine = CusparseltEngine(
+            model,
+            device=provider.device,
+            precision=given,
+            compiled=compiled,
+            use_sparse=build.sparsity != "disable",
+            choose=asked,
+        )
     out.info(f"Engine loaded in {number(time.perf_counter() - started)} sec.")
     if compiled:
         out.info("Compiling what surrounds the products when a shape is first executed")
@@ -160,7 +171,7 @@ def choose_kernels(loaded: LoadedModel, options: TrtexecOptions, out: Printer) -
     started = time.perf_counter()
     if asked is not None:
         out.info("Choosing kernels: those that were not timed on such a GPU before are timed now")
-    with progress_bar("choosing kernels"):
+    with progress_bar("choosing kernels"), closing(asked) if asked is not None else nullcontext():
         for inference in _executions(options):
             feeds = make_feeds(loaded, replace(options, inference=inference), Printer())
             measure(loaded.engine, feeds, options=ONCE, cuda=loaded.cuda or "auto")

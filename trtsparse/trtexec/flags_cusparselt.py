@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from trtsparse.builder.config import COMPILED_FROM
 from trtsparse.trtexec.flags import DONE, Flag, Treatment, noop, refused
 
-__all__ = ["COMPILED_FROM", "CUSPARSELT", "DEFAULTS", "for_cusparselt"]
+__all__ = ["CUSPARSELT", "DEFAULTS", "for_cusparselt"]
 
 _BUILDER = noop("it is about TensorRT's builder, and kernels are chosen by their times here")
 _NO_CALIBRATION = noop("INT8 follows from the model's Q/DQ nodes, and nothing is calibrated")
@@ -96,8 +97,6 @@ DEFAULTS = (
     "With --engine=cusparselt FP32 values are computed in BF16, and sparse kernels are enabled; trtexec's own "
     "defaults are TF32, and --sparsity=disable."
 )
-COMPILED_FROM = 4
-"""The least --builderOptimizationLevel at which models are compiled."""
 _HELP = {
     "--fp16": "FP32 values are computed in FP16, except where that would overflow.",
     "--bf16": "FP32 values are computed in BF16: this engine's default.",

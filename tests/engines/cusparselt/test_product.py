@@ -9,6 +9,7 @@ from trtsparse.engines.cusparselt import products
 from trtsparse.engines.cusparselt.graph import Node
 from trtsparse.engines.cusparselt.products import Products
 from trtsparse.errors import EngineError
+from trtsparse.tune.choose import question
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.usefixtures("libraries")
@@ -24,8 +25,8 @@ def weight():
     return values
 
 
-def opened(choose, *, adds=False, act="", biased=True):
-    owner = Products(torch.device("cpu"), torch.bfloat16, choose)
+def opened(choose, *, adds=False, act="", biased=True, use_sparse=True):
+    owner = Products(torch.device("cpu"), torch.bfloat16, choose, use_sparse=use_sparse)
     inputs = ["x", "w", "b" if biased else "", *(["c"] if adds else [])]
     node = Node("Linear", "fc", inputs, ["y"], {"act": act, "transposed": True})
     return owner(node, weight(), random(N, seed=4) if biased else None)
@@ -202,6 +203,18 @@ def test_compiled_code_for_another_kernel_is_refused(before, after, epilogue, go
         f"  where: fc: 7x48x64 bf16->bf16 {epilogue}\n  got: {got}\n  expected: {expected}\n"
         "  to fix: open the engine again"
     )
+    product._owner.close()
+
+
+@pytest.mark.usefixtures("libraries")
+@pytest.mark.parametrize("use_sparse", [True, False])
+def test_a_compliant_weight_has_a_dense_kernel_where_sparse_ones_are_not_wanted(use_sparse):
+    product = opened(lambda gemm, fits: WAYS["sparse" if fits else "dense"](gemm), use_sparse=use_sparse)
+    x = values(7, K)
+    check(product(x), right(x))
+    (used,) = product.used
+    assert used.kernel.kind == ("sparse" if use_sparse else "dense")
+    assert product._owner.chosen == {question(used.gemm, compliant=use_sparse): used.kernel}
     product._owner.close()
 
 

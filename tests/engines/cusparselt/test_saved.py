@@ -12,7 +12,7 @@ import pytest
 
 import models
 from tests.helpers import arrays
-from trtsparse.engines.cusparselt.saved import Saved, is_saved, read_saved, write_saved
+from trtsparse.engines.cusparselt.saved import SCHEMA, Saved, is_saved, read_saved, write_saved
 from trtsparse.errors import OutputError, PlanError
 from trtsparse.files.model import OnnxModel
 from trtsparse.tune.gemm import Gemm
@@ -44,6 +44,13 @@ def test_what_was_saved_is_read_back(saved, tmp_path):
     for name, values in before.items():
         np.testing.assert_array_equal(after[name], values)
     assert [file.name for file in tmp_path.iterdir()] == ["mlp.trtsparse"]
+
+
+@pytest.mark.parametrize("name", ["compiled", "use_sparse"])
+@pytest.mark.parametrize("value", [False, True])
+def test_how_the_engine_was_made_is_read_back(saved, tmp_path, name, value):
+    path = write_saved(tmp_path / "mlp.trtsparse", dataclasses.replace(saved, **{name: value}))
+    assert getattr(read_saved(path), name) is value
 
 
 def test_external_data_are_saved_too(tmp_path):
@@ -147,12 +154,12 @@ def test_a_damaged_header_is_damage(saved, tmp_path):
 def test_a_later_form_is_refused(tmp_path):
     path = tmp_path / "later.trtsparse"
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("manifest.json", json.dumps({"schema": "trtsparse.cusparselt/4"}))
+        archive.writestr("manifest.json", json.dumps({"schema": "trtsparse.cusparselt/999"}))
     with pytest.raises(PlanError) as caught:
         read_saved(path)
     assert str(caught.value) == (
-        f"a saved engine has another form\n  where: {path}\n  got: trtsparse.cusparselt/4\n"
-        "  expected: trtsparse.cusparselt/3\n  to fix: save it with this version of trtsparse"
+        f"a saved engine has another form\n  where: {path}\n  got: trtsparse.cusparselt/999\n"
+        f"  expected: {SCHEMA}\n  to fix: save it with this version of trtsparse"
     )
 
 

@@ -52,6 +52,8 @@ class CusparseltEngine:
         compiled: Have torch.compile fuse what surrounds the products, for each shape when it is first executed: that
             takes seconds to minutes, and needs Triton and a C compiler. By default what the saved engine has, else
             False.
+        use_sparse: Whether sparse kernels may run; without them compliant weights have dense kernels. By default what
+            the saved engine has, else True.
         choose: The kernel for each product. By default what a saved engine brings; for others the fastest one,
             measured when a shape is first executed, and kept in the user's cache.
 
@@ -74,6 +76,7 @@ class CusparseltEngine:
         device: int = 0,
         precision: str | None = None,
         compiled: bool | None = None,
+        use_sparse: bool | None = None,
         choose: Choose | None = None,
     ) -> None:
         _require_torch()  # constants are folded with it
@@ -89,6 +92,7 @@ class CusparseltEngine:
             )
         self.precision = precision or ("bf16" if saved is None else saved.precision)
         self.compiled = compiled if compiled is not None else saved is not None and saved.compiled
+        self.use_sparse = use_sparse if use_sparse is not None else saved is None or saved.use_sparse
         graph = fuse(read_graph(model))
         check_operators(graph)  # before anything that takes long
         torch = _torch_with_gpu(device)
@@ -108,6 +112,7 @@ class CusparseltEngine:
             place,
             floating,
             choose or (self._chooser if usable is None else Remembered(usable.kernels, self._chooser)),
+            use_sparse=self.use_sparse,
             compressed=None if usable is None else usable.weights,
             passes=None if usable is None else usable.passes,
         )
@@ -156,6 +161,7 @@ class CusparseltEngine:
             made.compressed(),
             made_on(self.device),
             compiled=self.compiled,
+            use_sparse=self.use_sparse,
             passes=made.passes,
         )
         write_saved(path, found)

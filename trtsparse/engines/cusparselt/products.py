@@ -32,6 +32,7 @@ class Products:
         floating: PyTorch's type in which float32 values are computed; None: as the model has them. Products of
             float32 values are PyTorch's own: their sparse kernels take another pattern, 1:2.
         choose: Which kernel to use for a product.
+        use_sparse: Whether it may be a sparse one.
         compressed: Weights that were compressed before, by the product's key.
         passes: Milliseconds of passes over results that were measured before, by what they do.
 
@@ -48,6 +49,7 @@ class Products:
         floating: Any,
         choose: Choose,
         *,
+        use_sparse: bool = True,
         compressed: Mapping[str, Buffer] | None = None,
         passes: Mapping[str, float] | None = None,
     ) -> None:
@@ -60,7 +62,7 @@ class Products:
         self.chosen: dict[str, Kernel | None] = {}
         self.passes = dict(passes or {})
         self.number = getattr(device, "index", None) or 0
-        self._choose = choose
+        self._choose, self._use_sparse = choose, use_sparse
 
     def __call__(self, node: Node, weight: np.ndarray, bias: np.ndarray | None) -> Linear:
         """A product for a node; weights (N, K), bias (N,)."""
@@ -71,6 +73,7 @@ class Products:
 
     def choose(self, gemm: Gemm, compliant: bool) -> Kernel | None:  # noqa: FBT001 - as it was given
         """The kernel for a product, remembered in ``chosen``."""
+        compliant = compliant and self._use_sparse
         kernel = self._choose(gemm, compliant)
         self.chosen[question(gemm, compliant=compliant)] = kernel
         return kernel

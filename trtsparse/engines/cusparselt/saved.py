@@ -28,7 +28,7 @@ from trtsparse.tune.result import Kernel
 
 __all__ = ["SCHEMA", "Saved", "is_saved", "read_saved", "write_saved"]
 
-SCHEMA = "trtsparse.cusparselt/3"
+SCHEMA = "trtsparse.cusparselt/4"
 _MANIFEST, _MODEL = "manifest.json", "model.onnx"
 _ZIP = b"PK\x03\x04"
 _HEADER = struct.Struct("<26xHH")  # before a member; the lengths of the name and the extra field, which follow it
@@ -46,6 +46,7 @@ class Saved:
         weights: Compressed weights by the product's key; of a file that was read, where they are in it.
         made_on: The GPU, the libraries and the version of trtsparse that kernels and compressed weights are for.
         compiled: Whether what surrounds the products is compiled.
+        use_sparse: Whether sparse kernels may run.
         passes: Milliseconds of passes after products that the choices rest on, by what they do.
     """
 
@@ -55,6 +56,7 @@ class Saved:
     weights: Mapping[str, Buffer] = field(repr=False)
     made_on: Mapping[str, str]
     compiled: bool = False
+    use_sparse: bool = True
     passes: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -95,6 +97,7 @@ def write_saved(path: str | os.PathLike[str], saved: Saved) -> Path:
                 "schema": SCHEMA,
                 "precision": saved.precision,
                 "compiled": saved.compiled,
+                "use_sparse": saved.use_sparse,
                 "passes": dict(saved.passes),
                 "made_on": dict(saved.made_on),
                 "kernels": {key: kernel and dataclasses.asdict(kernel) for key, kernel in saved.kernels.items()},
@@ -153,6 +156,7 @@ def _read(archive: zipfile.ZipFile, mapped: memoryview, where: str) -> Saved:
         weights={tensor: members[member] for tensor, member in manifest["weights"].items()},
         made_on={str(key): str(value) for key, value in manifest["made_on"].items()},
         compiled=bool(manifest["compiled"]),
+        use_sparse=bool(manifest["use_sparse"]),
         passes={str(name): float(ms) for name, ms in manifest["passes"].items()},
     )
 
