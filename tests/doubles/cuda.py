@@ -21,12 +21,14 @@ long as it says. Events with timing tell that time, and `clock_ns` is the host's
 from __future__ import annotations
 
 import bisect
+import contextlib
 import ctypes
+import gc
 import itertools
 import random
 import threading
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,7 +36,7 @@ import numpy as np
 from trtsparse.cuda.base import stream_handle
 from trtsparse.errors import CudaError
 
-__all__ = ["MemoryCuda"]
+__all__ = ["MemoryCuda", "current"]
 
 POISON, GUARD, FRESH = 0xDD, 0xAB, 0xCD
 _ALIGNMENT = 256
@@ -408,3 +410,21 @@ class MemoryCuda:
 
     def _runnable(self, operation: _Operation) -> bool:
         return operation.kind != "wait" or bool(operation.what.happened)
+
+
+@contextlib.contextmanager
+def current(order: str, *, strict: bool = True) -> Iterator[MemoryCuda]:
+    """A device that is current in this thread.
+
+    Args:
+        order: As of `MemoryCuda`.
+        strict: Afterwards nothing of it is alive, and nothing went wrong on it.
+    """
+    made = MemoryCuda(order=order)
+    token = made.enter()
+    yield made
+    made.leave(token)
+    if strict:
+        gc.collect()
+        made.check()
+        assert set(made.alive.values()) == {0}, dict(made.alive)

@@ -6,7 +6,6 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from tests.doubles.cuda import MemoryCuda
 from tests.doubles.kernels import KernelEngine, MemoryKernels
 from trtsparse.errors import ConfigError, DtypeError
 from trtsparse.runtime import dlpack
@@ -18,17 +17,6 @@ DTYPES = [
     *("float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint8", "bool"),
     *(ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2),
 ]
-
-
-@pytest.fixture
-def cuda():
-    made = MemoryCuda(order="late")
-    token = made.enter()
-    yield made
-    made.leave(token)
-    gc.collect()
-    made.check()
-    assert set(made.alive.values()) == {0}
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from tests.doubles.cuda import MemoryCuda
 from tests.doubles.kernels import KernelEngine, MemoryKernels
 from trtsparse.errors import ConfigError, DtypeError, ShapeError
 from trtsparse.runtime.memory import Pool, host_view
@@ -26,16 +25,6 @@ class Given:
     @property
     def values(self):
         return host_view(self.address, self.shape, self.dtype)
-
-
-@pytest.fixture
-def cuda():
-    made = MemoryCuda(order="late")
-    token = made.enter()
-    yield made
-    made.leave(token)
-    made.check()
-    assert set(made.alive.values()) == {0}
 
 
 @pytest.fixture

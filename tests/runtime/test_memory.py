@@ -1,4 +1,3 @@
-import gc
 import math
 import threading
 
@@ -7,20 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.doubles.cuda import MemoryCuda
 from trtsparse.errors import CudaError, EngineError
 from trtsparse.runtime.memory import Pool, host_array, pinned_address, size_class
-
-
-@pytest.fixture
-def cuda():
-    made = MemoryCuda()
-    token = made.enter()
-    yield made
-    made.leave(token)
-    gc.collect()
-    made.check()
-    assert set(made.alive.values()) == {0}
 
 
 @pytest.fixture

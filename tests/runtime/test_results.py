@@ -3,22 +3,11 @@
 import numpy as np
 import pytest
 
-from tests.doubles.cuda import MemoryCuda
 from tests.doubles.kernels import KernelEngine, MemoryKernels
 from trtsparse.errors import ConfigError, DtypeError, ShapeError
 from trtsparse.runtime.session import Session
 
 X = np.ones((4, 8), np.float32)
-
-
-@pytest.fixture
-def cuda():
-    made = MemoryCuda(order="late")
-    token = made.enter()
-    yield made
-    made.leave(token)
-    made.check()
-    assert set(made.alive.values()) == {0}
 
 
 @pytest.fixture

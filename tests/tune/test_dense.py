@@ -3,7 +3,7 @@ import ctypes
 import numpy as np
 import pytest
 
-from tests.doubles.cuda import MemoryCuda
+from tests.doubles.cuda import current
 from tests.tune.nvmath_double import CublasLt, CusparseLt, at, installed_nvmath
 from trtsparse.errors import DeviceError, MissingDependencyError
 from trtsparse.tune import dense
@@ -17,10 +17,8 @@ MOST = 64 << 20
 
 @pytest.fixture
 def cuda():
-    made = MemoryCuda(order="late")
-    token = made.enter()
-    yield made
-    made.leave(token)
+    with current("late", strict=False) as made:
+        yield made
 
 
 @pytest.fixture

@@ -1,20 +1,9 @@
 import numpy as np
 import pytest
 
-from tests.doubles.cuda import MemoryCuda
 from trtsparse.errors import CudaError
 from trtsparse.tune.gemm import DTYPES, Gemm
 from trtsparse.tune.operands import Operands
-
-
-@pytest.fixture
-def cuda():
-    made = MemoryCuda(order="late")
-    token = made.enter()
-    yield made
-    made.leave(token)
-    made.check()
-    assert made.alive["allocations"] == 0
 
 
 @pytest.fixture

@@ -1,17 +1,7 @@
 import pytest
 
-from tests.doubles.cuda import MemoryCuda
 from trtsparse.tune.gemm import Refused
 from trtsparse.tune.stopwatch import Stopwatch
-
-
-@pytest.fixture
-def cuda():
-    made = MemoryCuda(order="late")
-    token = made.enter()
-    yield made
-    made.leave(token)
-    made.check()
 
 
 @pytest.fixture
