@@ -8,10 +8,12 @@ import pytest
 from tests.doubles.cuda import MemoryCuda
 from tests.doubles.gpu import engine_on
 from tests.helpers import matmul, random, save_external
+from trtsparse.engines.cusparselt.product import Used
 from trtsparse.engines.onnxruntime import OnnxRuntimeEngine
 from trtsparse.errors import EngineError
 from trtsparse.files.model import OnnxModel
-from trtsparse.trtexec.layers import inspect_engine, inspect_onnx, layer_names
+from trtsparse.trtexec.layers import inspect_engine, inspect_onnx, inspect_products, layer_names
+from trtsparse.tune.gemm import Gemm
 
 
 def test_a_model_is_described_in_the_inspectors_shape():
@@ -37,6 +39,15 @@ def test_layers_are_those_that_onnx_runtime_times():
     model = OnnxModel.open(magika_model())
     (run,) = OnnxRuntimeEngine(model).profile({"bytes": np.zeros((1, 2048), np.int32)}, runs=1)
     assert layer_names(inspect_onnx(model)) == [name for name, _ in run]
+
+
+@pytest.mark.parametrize(("epilogue", "inputs"), [("bias_relu", ["fc.x"]), ("bias_add_relu", ["fc.x", "fc.c"])])
+def test_what_a_kernel_adds_is_an_input_of_its_product(epilogue, inputs):
+    gemm = Gemm(7, 48, 64, epilogue=epilogue)
+    (layer,) = json.loads(inspect_products([Used("fc", "w", gemm, None)], ["x", "y"]))["Layers"]
+    assert [one["Name"] for one in layer["Inputs"]] == inputs
+    assert [one["Dimensions"] for one in layer["Inputs"]] == [[7, 64], [7, 48]][: len(inputs)]
+    assert layer["TacticName"] == "PyTorch's own kernel"
 
 
 def test_weights_outside_the_model_need_not_be_read(tmp_path):

@@ -169,11 +169,15 @@ def _layer(
 def _product(one: Used) -> dict[str, Any]:
     gemm, kernel = one.gemm, one.kernel
     x, y = gemm.input_type.numpy, gemm.output_type.numpy
+    result = {"Dimensions": [gemm.m, gemm.n], "Format/Datatype": _format_of(y)}
+    inputs = [{"Name": f"{one.node}.x", "Dimensions": [gemm.m, gemm.k], "Format/Datatype": _format_of(x)}]
+    if gemm.has_addend:
+        inputs.append({"Name": f"{one.node}.c", **result})
     return {
         "Name": one.node,
         "LayerType": "MatrixMultiply",
-        "Inputs": [{"Name": f"{one.node}.x", "Dimensions": [gemm.m, gemm.k], "Format/Datatype": _format_of(x)}],
-        "Outputs": [{"Name": f"{one.node}.y", "Dimensions": [gemm.m, gemm.n], "Format/Datatype": _format_of(y)}],
+        "Inputs": inputs,
+        "Outputs": [{"Name": f"{one.node}.y", **result}],
         "Weights": {"Type": _WEIGHT_TYPES.get(str(x), str(x)), "Count": gemm.n * gemm.k},
         "WeightName": one.tensor,
         "Epilogue": gemm.epilogue,
