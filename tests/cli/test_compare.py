@@ -2,30 +2,57 @@
 
 import json
 
+import onnx
 import pytest
+from onnx import parser
 
 import models
+from trtsparse.bench import compare as module
+from trtsparse.bench.compare import Comparison, Side
 from trtsparse.builder.config import COMPILED_FROM
 from trtsparse.cli.main import main
 from trtsparse.cuda.driver import count_gpus
 
+QUICK = ["--rounds", "3", "--duration", "0.01"]
+ON_CPU = "note: ONNX Runtime has no sparse kernels: sparsity saves no time there\n"
 
-def test_a_sparse_model_that_is_not_faster_is_exit_code_1(capsys):
-    """ONNX Runtime on a CPU has no sparse kernels: most of the time there is nothing in it."""
+
+def test_without_sparse_kernels_the_answer_is_exit_code_1(capsys):
     path = str(models.get("mlp", widths=(64, 128, 16)))
-    code = main(["compare", path, "--engine", "onnxruntime", "--rounds", "3", "--duration", "0.01"])
+    assert main(["compare", path, "--engine", "onnxruntime", *QUICK]) == 1
     printed = capsys.readouterr()
-    assert code == (0 if "ship the sparse engine" in printed.out else 1)
+    assert "ship the dense engine: the sparse one runs no sparse kernels (" in printed.out
     assert "largest difference of an output: 0." in printed.out
-    assert printed.err == "note: random numbers were fed to input\n"
+    assert printed.err == f"{ON_CPU}note: random numbers were fed to input\n"
+
+
+@pytest.mark.parametrize(("gains", "code"), [((1.2, 1.3, 1.1), 0), ((0.9, 1.0, 0.8), 1)])
+def test_the_exit_code_says_whether_the_sparse_engine_ships(gains, code, capsys, monkeypatch):
+    side = Side("an engine", 1.0, 0.9, 1.1, None)
+    monkeypatch.setattr(module, "compare", lambda *_, **__: Comparison(side, side, gains, 0.1, "y"))
+    assert main(["compare", "m.onnx"]) == code
+    printed = capsys.readouterr()
+    assert ("ship the sparse engine: 1.2 x as fast" in printed.out) is (code == 0)
+    assert printed.err == ""
+
+
+@pytest.mark.parametrize(("more", "named"), [([], "m.onnx"), (["--sparse", "s.onnx"], "s.onnx")])
+def test_where_nothing_runs_sparse_the_way_to_find_out_why_is_named(more, named, capsys, monkeypatch):
+    side = Side("an engine", 1.0, 0.9, 1.1, None)
+    found = Comparison(side, side, (1.2, 1.3, 1.1), 0.1, "y", runs_sparse=False)
+    monkeypatch.setattr(module, "compare", lambda *_, **__: found)
+    assert main(["compare", "m.onnx", *more]) == 1
+    assert capsys.readouterr().err == (
+        f"note: `trtsparse validate {named}` says which weights are eligible and compliant\n"
+    )
 
 
 def test_one_json_document_goes_to_stdout(capsys):
     path = str(models.get("mlp", widths=(64, 128, 16)))
-    code = main(["compare", path, "--engine", "onnxruntime", "--rounds", "3", "--duration", "0.01", "--json"])
+    assert main(["compare", path, "--engine", "onnxruntime", *QUICK, "--json"]) == 1
     document = json.loads(capsys.readouterr().out)
     assert document["model"] == path
-    assert code == (0 if document["ships_sparse"] else 1)
+    assert (document["runs_sparse"], document["ships_sparse"]) == (False, False)
     assert len(document["gains"]) == 3
 
 
@@ -35,6 +62,18 @@ def test_wrong_input_is_exit_code_2(capsys, tmp_path):
     path = str(models.get("mlp", widths=(64, 128, 16)))
     assert main(["compare", path, "--precision", "fp15"]) == 2
     assert "fp15" in capsys.readouterr().err
+
+
+def test_models_with_different_outputs_are_exit_code_2(capsys, tmp_path):
+    for name in "yz":
+        text = f"(float[1, 8] x) => (float[1, 8] {name}) {{ {name} = Relu(x) }}"
+        model = parser.parse_model(f'<ir_version: 8, opset_import: ["": 17]> g {text}')
+        onnx.save(model, tmp_path / f"{name}.onnx")
+    dense, sparse = (str(tmp_path / f"{name}.onnx") for name in "yz")
+    assert main(["compare", dense, "--sparse", sparse, "--engine", "onnxruntime", *QUICK]) == 2
+    assert capsys.readouterr().err == (
+        f"error: the models have different outputs\n  where: {sparse}\n  got: 'z'\n  expected: 'y'\n"
+    )
 
 
 def test_a_precision_that_the_engine_does_not_take_is_exit_code_2_at_once(capsys):
@@ -50,7 +89,7 @@ def test_a_precision_that_changes_nothing_is_said(capsys):
     main(["compare", path, "--engine", "onnxruntime", "--precision", "bf16", "--rounds", "3", "--duration", "0.01"])
     assert capsys.readouterr().err == (
         "note: --precision changes nothing: ONNX Runtime runs the models as they are stored\n"
-        "note: random numbers were fed to input\n"
+        f"{ON_CPU}note: random numbers were fed to input\n"
     )
     assert main(["compare", path, "--engine", "onnxruntime", "--precision", "fp15"]) == 2
     capsys.readouterr()

@@ -123,7 +123,8 @@ def test_json_is_one_document_on_stdout(capsys):
         ),
         (["MODEL", "--shapes", "x"], "cannot read a shape"),
         (["MODEL", "--report", "nothing.json"], "cannot read the build report"),
-        (["MODEL", "--total-ms", "-1"], "a time is a positive number of milliseconds"),
+        (["MODEL", "--total-ms", "-1"], "a time is a positive, finite number of milliseconds"),
+        (["MODEL", "--total-ms", "inf", "--json"], "a time is a positive, finite number of milliseconds"),
     ],
 )
 def test_wrong_input_is_exit_code_2(model, capsys, arguments, text):

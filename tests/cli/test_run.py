@@ -1,5 +1,6 @@
 """`trtsparse run`: inputs from files or random, outputs printed and written."""
 
+import errno
 import json
 
 import numpy as np
@@ -24,6 +25,22 @@ def model(tmp_path):
     return path
 
 
+def network(text):
+    return parser.parse_model(f'<ir_version: 8, opset_import: ["": 17]> g {text}')
+
+
+def run(model, arrays, folder):
+    """What the file of outputs holds, as lists by name."""
+    onnx.save(model, folder / "m.onnx")
+    arguments = []
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", array)
+        arguments += ["--input", f"{name}={folder / name}.npy"]
+    assert main(["run", str(folder / "m.onnx"), *arguments, "-o", str(folder / "out.npz")]) == 0
+    with np.load(folder / "out.npz", allow_pickle=False) as found:
+        return {name: found[name].tolist() for name in found.files}
+
+
 def test_outputs_of_an_input_file_are_summarised_and_written(model, tmp_path, capsys):
     np.save(tmp_path / "x.npy", np.float32([[1, 2], [3, 4]]))
     code = main(["run", str(model), "--input", f"x={tmp_path / 'x.npy'}", "-o", str(tmp_path / "y.npz")])
@@ -31,6 +48,35 @@ def test_outputs_of_an_input_file_are_summarised_and_written(model, tmp_path, ca
     out = capsys.readouterr().out
     assert out == "y: shape [2, 2], dtype float32, min 2.0, max 8.0, mean 5.0, non_finite 0\n"
     assert np.load(tmp_path / "y.npz")["y"].tolist() == [[2, 4], [6, 8]]
+
+
+@pytest.mark.parametrize("name", ["file", "allow_pickle", "args", "/head/out.1", "y.npy", "ä b"])
+def test_an_output_may_have_every_name(name, tmp_path):
+    pytest.importorskip("onnxruntime")
+    model = network("(float[2] x) => (float[2] y) { y = Neg(x) }")
+    model.graph.output[0].name = model.graph.node[0].output[0] = name
+    assert run(model, {"x": np.float32([1, 2])}, tmp_path) == {name: [-1, -2]}
+
+
+def test_text_is_written_as_text(tmp_path):
+    pytest.importorskip("onnxruntime")
+    model = network("(string[n, 2] x) => (string[n, 2] y) { y = Identity(x) }")
+    words = [["a", ""], ["ein längeres Wort", "日本"]]
+    assert run(model, {"x": np.array(words)}, tmp_path) == {"y": words}
+    again = tmp_path / "again"
+    again.mkdir()
+    assert run(model, {"x": np.load(tmp_path / "out.npz")["y"]}, again) == {"y": words}
+    assert run(model, {"x": np.empty((0, 2), np.str_)}, again) == {"y": []}
+
+
+def test_no_file_is_left_where_outputs_cannot_be_written(model, tmp_path, monkeypatch, capsys):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np.lib.format, "write_array", full)
+    assert main(["run", str(model), "--random", "-o", str(tmp_path / "y.npz")]) == 2
+    assert "error: cannot write the file\n" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == [model.name]
 
 
 def test_json_holds_one_document(model, tmp_path, capsys):

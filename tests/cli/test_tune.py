@@ -107,6 +107,16 @@ def test_a_model_with_nothing_to_tune_is_the_answer_no(gpu, tmp_path, capsys):
     assert "nothing to tune: no weight of the model is eligible" in capsys.readouterr().err
 
 
+def test_products_without_rows_are_no_reason_to_doubt_the_weights(gpu, model, capsys):
+    gpu({"unavailable": "device"})
+    assert main(["tune", model, "--shapes", "x:0x64"]) == 1
+    captured = capsys.readouterr()
+    assert captured.err == (
+        "nothing to tune: with these shapes no product of an eligible weight has a known size above zero\n"
+    )
+    assert "of unknown size, not tuned: matmul" in captured.out
+
+
 @pytest.mark.parametrize(
     ("what", "text"),
     [

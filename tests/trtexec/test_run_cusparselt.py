@@ -355,7 +355,8 @@ def test_a_timing_cache_of_tensorrt_is_not_overwritten(gpu, model, tmp_path):
 
 
 def test_the_tuner_is_the_packages_own_with_its_file(tmp_path, monkeypatch):
-    answers = SimpleNamespace(kernel=lambda _gemm, compliant: kernel("sparse" if compliant else "dense"))
+    row = SimpleNamespace(facts={})
+    answers = SimpleNamespace(rows=[row], kernel=lambda _gemm, compliant: kernel("sparse" if compliant else "dense"))
     asked = []
 
     def tune(gemms, **options):

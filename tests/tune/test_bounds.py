@@ -12,10 +12,11 @@ H100 = GPUS["h100"]
 NOTHING = Rest(Work(), Work())
 
 
-def row(dense_ms=1.0, gain=1.5, *, compliant=True, chosen="unknown", spread=0.0):
+def row(dense_ms=1.0, gain=1.5, *, compliant=True, chosen="unknown", spread=0.0, bodies=()):
     return SiteRow(
         "n", "MatMul", "w", (8, 8), compliant, eligible=True, chosen=chosen, gemm=Gemm(8, 8, 8), dense_ms=dense_ms,
         sparse_ms=dense_ms / gain, low=gain * (1 - spread), high=gain * (1 + spread),
+        bodies=bodies,
     )  # fmt: skip
 
 
@@ -67,6 +68,21 @@ def test_only_what_is_compliant_and_not_chosen_dense_counts_now():
 
 def test_sparse_kernels_that_are_slower_are_not_used():
     assert total([row(gain=0.5), row(gain=1.01)]).pruned.expected == 1.0
+
+
+def test_of_a_branching_the_branch_that_takes_longer_counts():
+    found = [
+        row(1.0), row(2.0, bodies=("If_1.0",)), row(3.0, bodies=("If_1.0",)), row(4.0, bodies=("If_1.1",)),
+        row(8.0, bodies=("Loop_2.0",)), row(16.0, bodies=("Loop_2.0", "If_1.0")),
+        row(32.0, bodies=("Loop_2.0", "If_1.1")),
+    ]  # fmt: skip
+    assert total(found).dense_ms == 1 + (2 + 3) + (8 + 32)
+    assert total(found).now.expected == pytest.approx(1.5)
+
+
+def test_a_branch_without_sparse_kernels_that_takes_longer_gains_nothing():
+    found = [row(1.0, gain=2.0, bodies=("If_0.0",)), row(2.0, compliant=False, bodies=("If_0.1",))]
+    assert (total(found).dense_ms, total(found).now_ms) == (2.0, 2.0)
 
 
 def test_the_rest_lowers_the_gain_and_bounds_it():

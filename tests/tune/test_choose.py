@@ -5,7 +5,7 @@ import pytest
 from tests.tune.scripted import command
 from trtsparse.tune import choose
 from trtsparse.tune.cache import Cache
-from trtsparse.tune.choose import Chooser, Remembered, question
+from trtsparse.tune.choose import Chooser, NotTuned, Remembered, question
 from trtsparse.tune.gemm import Gemm
 from trtsparse.tune.measure import Options, Tuner
 from trtsparse.tune.result import Kernel
@@ -56,6 +56,30 @@ def test_a_tuner_that_was_given_stays_open(started, tmp_path):
         chooser.close()
         assert chooser(OTHER, COMPLIANT).kind == "dense"
     assert not started
+
+
+@pytest.mark.parametrize(("what", "why"), [("raise", "not now"), ("exit", "the tuning process died: ")])
+def test_a_product_that_could_not_be_tuned_is_tried_again(what, why, tmp_path):
+    """Not as one for which neither library has a kernel: that answer is None, and stays."""
+    cache, script = Cache(tmp_path / "tune.json"), {"dense 0": 3.0, "sparse config 0": 1.0}
+    with Tuner(Options(rounds=3, timeout_s=20), command=command({**script, "open": what})) as tuner:
+        chooser = Chooser(tuner=tuner, cache=cache)
+        for compliant in (COMPLIANT, DENSE):
+            with pytest.raises(NotTuned) as caught:
+                chooser(GEMM, compliant)
+            assert str(caught.value).startswith(why)
+        tuner.close()
+        tuner._command = (*command(script), "0")  # as when the GPU's memory is free again
+        assert chooser(GEMM, COMPLIANT).kind == "sparse"
+
+
+def test_that_there_is_no_kernel_is_known(tmp_path):
+    with Tuner(Options(rounds=3, timeout_s=20), command=command({"dense 0": "wrong"})) as tuner:
+        chooser = Chooser(tuner=tuner, cache=Cache(tmp_path / "tune.json"))
+        assert chooser(GEMM, COMPLIANT) is None
+        tuner.close()
+        tuner._command = (*command({"dense 0": 1.0}), "0")
+        assert chooser(GEMM, COMPLIANT) is None
 
 
 def test_what_was_chosen_before_is_not_asked_again():

@@ -1,6 +1,7 @@
 import json
 import warnings
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -22,6 +23,7 @@ from trtsparse.tune.explain import explain
 from trtsparse.tune.gemm import Gemm
 from trtsparse.tune.measure import Options, Tuner
 
+NO_TIME = "a time is a positive, finite number of milliseconds\n  where: total_ms\n  got: "
 DTYPES = "auto, fp32, fp16, bf16, int8, fp8_e4m3, tf32"
 BERT = {"layers": 2, "hidden": 64, "heads": 2, "intermediate": 128, "vocabulary": 50}
 BERT_SHAPES = {"input_ids": (2, 16), "token_type_ids": (2, 16)}
@@ -94,11 +96,11 @@ def test_an_fp32_build_is_the_reason(dtype):
     assert row.why == f"{dtype.upper()} build: Sparse Tensor Cores take FP16, BF16, FP8 and INT8"
 
 
-def quantized(*, output):
+def quantized(*, output, dtype=np.int8):
     """A product of two quantized values; its output is quantized too, or not."""
     node = helper.make_node
-    scales = [tensor("scale", np.float32(0.1)), tensor("zero", np.int8(0))]
-    weights = np.tile(np.int8([[0], [0], [1], [2]]), (16, 64))
+    scales = [tensor("scale", np.float32(0.1)), tensor("zero", np.zeros((), dtype))]
+    weights = np.tile(np.array([[0], [0], [1], [2]], dtype), (16, 64))
     nodes = [
         node("QuantizeLinear", ["x", "scale", "zero"], ["xq"]),
         node("DequantizeLinear", ["xq", "scale", "zero"], ["xd"]),
@@ -118,6 +120,72 @@ def test_an_int8_product_needs_an_int8_output(dtype):
     assert (closed.open_output, opened.open_output) == (False, True)
     assert "only seen chosen by TensorRT where it is INT8 too" in opened.why
     assert "only seen chosen" not in closed.why
+
+
+@pytest.mark.parametrize(
+    ("dtype", "found"),
+    [("auto", "fp8_e4m3"), ("fp32", "fp8_e4m3"), ("fp8_e4m3", "fp8_e4m3"), ("fp16", "fp16"), ("int8", "int8")],
+)
+def test_an_fp8_product_is_not_taken_for_an_int8_one(dtype, found):
+    (row,) = explain(quantized(output=False, dtype=ml_dtypes.float8_e4m3fn), gpu="h100", dtype=dtype).sites
+    assert row.gemm == Gemm(4096, 64, 64, found)
+    assert not row.open_output
+    assert "INT8" not in row.why
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "bf16", "fp8_e4m3"])
+def test_a_product_that_is_asked_for_in_another_type_needs_no_int8_output(dtype):
+    (row,) = explain(quantized(output=False), gpu="h100", dtype=dtype).sites
+    assert row.gemm.dtype == dtype
+    assert not row.open_output
+    assert "INT8" not in row.why
+
+
+def test_what_is_all_quantized_has_no_use_for_other_types():
+    notes = explain(quantized(output=True), gpu="h100", dtype="fp32").notes
+    assert not any("kernels exist" in note for note in notes)
+
+
+def in_a_branch(proto):
+    """The same computation as one branch of an If; the other one has a product of the same name, not quantized."""
+    then = onnx.GraphProto()
+    then.CopyFrom(proto.graph)
+    weights = list(then.initializer)
+    for unused in (then.initializer, then.input):
+        del unused[:]
+    other = helper.make_tensor_value_info("e", onnx.TensorProto.FLOAT, None)
+    branches = {
+        "then_branch": then,
+        "else_branch": helper.make_graph([helper.make_node("MatMul", ["x", "v"], ["e"], "mm")], "e", [], [other]),
+    }
+    both = model(
+        [helper.make_node("If", ["c"], ["z"], **branches)],
+        [*weights, tensor("v", sparse(64, 64, axis=0))],
+        inputs={"x": [4096, 64]},
+        outputs={"z": None},
+    )
+    both.graph.input.append(helper.make_tensor_value_info("c", onnx.TensorProto.BOOL, []))
+    return both
+
+
+@pytest.mark.parametrize("output", [True, False])
+def test_a_quantized_product_in_a_branch_is_explained_as_outside(output):
+    plain = explain(quantized(output=output), gpu="h100").sites[0]
+    rows = explain(in_a_branch(quantized(output=output)), gpu="h100").sites
+    inside, other = sorted(rows, key=lambda row: row.tensor)
+    assert (inside.gemm, inside.why, inside.open_output) == (plain.gemm, plain.why, plain.open_output)
+    assert (other.node, other.gemm.dtype, other.open_output) == ("mm", "fp16", False)
+
+
+def test_totals_count_the_branch_that_takes_longer_and_say_so():
+    found = explain(in_a_branch(quantized(output=True)), gpu="h100", total_ms=1.0)
+    int8, fp16 = sorted(row.dense_ms for row in found.sites)
+    assert int8 < fp16 == found.totals.dense_ms
+    (note,) = found.notes
+    assert note == (
+        "totals count one branch of an If, that whose products take longer, and the body of a Loop or Scan once; "
+        "what else these do is left out"
+    )
 
 
 def asking(inputs):
@@ -270,6 +338,51 @@ def test_an_fp32_build_is_read_from_the_report(built, tmp_path):
     assert {row.why for row in found.sites} == {"FP32 build: Sparse Tensor Cores take FP16, BF16, FP8 and INT8"}
 
 
+def partly_quantized():
+    """A quantized product, and one that is not."""
+    proto = quantized(output=False)
+    proto.graph.node.append(helper.make_node("MatMul", ["y", "v"], ["z"], name="head"))
+    proto.graph.initializer.append(tensor("v", sparse(64, 64, axis=0)))
+    proto.graph.output[0].name = "z"
+    return proto
+
+
+@pytest.mark.parametrize(
+    ("version", "options", "head"),
+    [
+        ("10.13.3", {"precision": "fp16"}, "fp16"),
+        ("10.13.3", {"precision": "bf16"}, "bf16"),
+        ("10.13.3", {"precision": "int8"}, "fp16"),
+        ("10.13.3", {"precision": "int8", "int8_rest": "fp32"}, None),
+        ("10.13.3", {"precision": "fp32"}, None),
+        ("rtx-1.7.1", {"precision": "fp16"}, "fp16"),
+        ("rtx-1.7.1", {"precision": "bf16"}, "bf16"),
+        ("rtx-1.7.1", {"precision": "int8"}, None),
+        ("rtx-1.7.1", {"precision": "int8", "int8_rest": "fp16"}, "fp16"),
+        ("rtx-1.7.1", {"precision": "fp32"}, None),
+    ],
+)
+def test_a_report_of_a_quantized_model_leaves_the_other_products_in_floating_point(version, options, head):
+    with installed(version), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        report = build(partly_quantized(), BuildConfig(sparsity="enable", **options)).report
+    assert report.precision.reached == "int8"
+    first, second = explain(partly_quantized(), gpu="h100", report=report).sites
+    assert first.gemm == Gemm(4096, 64, 64, "int8")
+    assert (second.gemm and second.gemm.dtype) == head
+    assert second.reason == ("" if head else "FP32 build: Sparse Tensor Cores take FP16, BF16, FP8 and INT8")
+
+
+def test_a_report_of_a_model_that_the_build_quantized_makes_all_products_int8():
+    proto = matmul(sparse(64, 64, axis=0))
+    with installed("rtx-1.7.1"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        config = BuildConfig(precision="int8", sparsity="enable", random_calibration=True)
+        report = build(proto, config).report
+    (row,) = explain(proto, gpu="h100", report=report).sites
+    assert row.gemm == Gemm(2, 64, 64, "int8")
+
+
 def test_a_report_of_another_model_is_refused(built):
     _, reports = built
     with pytest.raises(ConfigError) as caught:
@@ -305,8 +418,9 @@ def test_what_is_no_report_is_refused(tmp_path, content, message):
             {"dtype": "fp64"},
             f"no such data type of a product\n  where: dtype\n  got: fp64\n  expected: {DTYPES}",
         ),
-        ({"total_ms": 0.0}, "a time is a positive number of milliseconds\n  where: total_ms\n  got: 0.0"),
-        ({"total_ms": float("nan")}, "a time is a positive number of milliseconds\n  where: total_ms\n  got: nan"),
+        ({"total_ms": 0.0}, f"{NO_TIME}0.0"),
+        ({"total_ms": float("nan")}, f"{NO_TIME}nan"),
+        ({"total_ms": float("inf")}, f"{NO_TIME}inf"),
     ],
 )
 def test_wrong_arguments_are_refused(options, message):

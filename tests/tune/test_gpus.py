@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from trtsparse.errors import ConfigError
 from trtsparse.tune.gemm import Gemm
-from trtsparse.tune.gpus import GPUS, find_gpu
+from trtsparse.tune.gpus import GPUS, find_board, find_gpu
 
 DIMS = st.integers(1, 256).map(lambda number: 16 * number)
 
@@ -76,3 +76,27 @@ def test_an_unknown_gpu_is_refused_with_the_known_ones():
     assert str(caught.value) == (
         f"the peaks of this GPU are not known here\n  where: gpu\n  got: v100\n  expected: {', '.join(GPUS)}"
     )
+
+
+@pytest.mark.parametrize(
+    ("driver", "name"),
+    [
+        ("NVIDIA H100 80GB HBM3", "h100"), ("NVIDIA H100 PCIe", "h100-pcie"), ("NVIDIA H200", "h200"),
+        ("NVIDIA A100-SXM4-80GB", "a100"), ("A100-SXM4-80GB", "a100"), ("NVIDIA GeForce RTX 4090", "rtx4090"),
+        ("NVIDIA L4", "l4"), ("NVIDIA L40S", "l40s"), ("NVIDIA A10", "a10"), ("NVIDIA B200", "b200"),
+    ],
+)  # fmt: skip
+def test_a_board_is_known_by_the_name_that_its_driver_tells(driver, name):
+    assert find_board(driver) is GPUS[name]
+
+
+@pytest.mark.parametrize(
+    "driver",
+    [
+        "NVIDIA H100 NVL", "NVIDIA H200 NVL", "NVIDIA A100-PCIE-40GB", "NVIDIA A100-SXM4-40GB",
+        "NVIDIA A100 80GB PCIe", "NVIDIA A10G", "NVIDIA L40", "NVIDIA GeForce RTX 4090 D",
+        "NVIDIA GeForce RTX 4090 Laptop GPU", "NVIDIA GH200 480GB", "NVIDIA H100 80GB HBM3 MIG 1g.10gb", "",
+    ],
+)  # fmt: skip
+def test_a_board_with_other_peaks_is_not_taken_for_its_kin(driver):
+    assert find_board(driver) is None

@@ -1,4 +1,5 @@
 import numpy as np
+import onnx
 import pytest
 from onnx import helper
 
@@ -128,7 +129,27 @@ def test_outputs_that_are_quantized_right_after_are_found(between, quantized):
     after = node("QuantizeLinear", [name, "scale", "zero"], ["y"]) if quantized else node("Softmax", [name], ["y"])
     weights = [tensor("w", random(8, 8)), tensor("scale", np.float32(1)), tensor("zero", np.int8(0))]
     rest = counted(model([*nodes, after], weights))
-    assert rest.int8 == ({"a_MatMul"} if quantized else set())
+    assert rest.int8 == ({("a_MatMul",)} if quantized else set())
+
+
+def test_in_a_body_outputs_that_are_quantized_right_after_are_found_too():
+    """The main graph has a product of the same name, whose output stays as it is."""
+    value = helper.make_tensor_value_info("t", onnx.TensorProto.FLOAT, None)
+    nodes = [node("MatMul", ["x", "w"], ["a"]), node("QuantizeLinear", ["a", "scale", "zero"], ["q"]),
+             node("DequantizeLinear", ["q", "scale", "zero"], ["t"])]  # fmt: skip
+    other = helper.make_tensor_value_info("e", onnx.TensorProto.FLOAT, None)
+    branch = helper.make_node(
+        "If", ["c"], ["b"], then_branch=helper.make_graph(nodes, "then", [], [value]),
+        else_branch=helper.make_graph([node("Identity", ["x"], ["e"])], "else", [], [other]),
+    )  # fmt: skip
+    weights = [tensor("w", random(8, 8)), tensor("scale", np.float32(1)), tensor("zero", np.int8(0))]
+    plain = helper.make_node("MatMul", ["b", "w"], ["y"], name="a_MatMul")
+    proto = model([branch, plain], weights)
+    proto.graph.input.append(helper.make_tensor_value_info("c", onnx.TensorProto.BOOL, []))
+    rest = counted(proto)
+    (inner,) = (site for site in find_sites(OnnxModel.open(proto)) if site.bodies)
+    assert rest.int8 == {(*inner.bodies, inner.node)}
+    assert inner.node == "a_MatMul"
 
 
 def test_time_is_what_moves_computes_and_launches():

@@ -1,4 +1,6 @@
+import ml_dtypes
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -113,6 +115,113 @@ def test_a_product_of_two_quantized_values_is_int8_and_of_one_is_not(activation,
         tensor("w0", np.ones((16, 8), stored)), tensor("scale", np.float32(0.5)), tensor("zero", np.int8(0)),
     ]  # fmt: skip
     assert gemms(model(nodes, weights))[0].gemm == Gemm(2, 16, 8, dtype)
+
+
+def quantized(activation=np.int8, weight=np.int8, *, x="x", y="y"):
+    """Nodes and initializers of a product whose operands are quantized to these types; None: not at all."""
+    node = helper.make_node
+    nodes, weights = [], [tensor("scale", np.float32(0.5))]
+    for name, source, kind in (("x", x, activation), ("w", "w0", weight)):
+        if kind is not None:
+            zero, q = f"{name}_zero", f"{name}_q"
+            weights.append(tensor(zero, np.zeros((), kind)))
+            nodes += [
+                node("QuantizeLinear", [source, "scale", zero], [q]),
+                node("DequantizeLinear", [q, "scale", zero], [f"{name}_d"]),
+            ]
+    read = [x if activation is None else "x_d", "w0" if weight is None else "w_d"]
+    return [*nodes, node("MatMul", read, [y])], [*weights, tensor("w0", random(8, 16))]
+
+
+E4M3, E5M2 = ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2
+
+
+@pytest.mark.parametrize(
+    ("activation", "weight", "found"),
+    [
+        (np.int8, np.int8, "int8"), (np.uint8, np.int8, "int8"), (E4M3, E4M3, "fp8_e4m3"), (np.int8, E4M3, "fp16"),
+        (E5M2, E5M2, "fp16"), (None, E4M3, "fp16"), (E4M3, None, "fp16"), (np.int16, np.int8, "fp16"),
+    ],
+)  # fmt: skip
+def test_two_operands_of_one_quantized_type_are_multiplied_in_it(activation, weight, found):
+    nodes, weights = quantized(activation, weight)
+    assert gemms(model(nodes, weights))[0].gemm == Gemm(2, 16, 8, found)
+
+
+def test_a_weight_that_is_stored_in_fp8_alone_is_multiplied_in_floating_point():
+    nodes = [helper.make_node("DequantizeLinear", ["q", "s"], ["w"]), helper.make_node("MatMul", ["x", "w"], ["y"])]
+    weights = [tensor("q", random(8, 16).astype(E4M3)), tensor("s", np.float32(1))]
+    assert gemms(model(nodes, weights))[0].gemm == Gemm(2, 16, 8, "fp16")
+
+
+def test_a_quantized_value_without_a_zero_point_has_the_type_of_its_quantization():
+    node = helper.make_node
+    nodes = [
+        node("QuantizeLinear", ["x", "s"], ["xq"], output_dtype=onnx.TensorProto.FLOAT8E4M3FN),
+        node("DequantizeLinear", ["xq", "s"], ["xd"]),
+        node("DequantizeLinear", ["q", "s"], ["w"]),
+        node("MatMul", ["xd", "w"], ["y"]),
+    ]
+    weights = [tensor("q", random(8, 16).astype(E4M3)), tensor("s", np.float32(1))]
+    assert gemms(model(nodes, weights))[0].gemm.dtype == "fp8_e4m3"
+
+
+def in_a_function():
+    nodes, weights = quantized()
+    names = ["x", *(weight.name for weight in weights)]
+    function = helper.make_function("local", "Product", names, ["y"], nodes, [helper.make_opsetid("", 21)])
+    return model([helper.make_node("Product", names, ["y"], domain="local")], weights, functions=[function])
+
+
+def after_a_function():
+    """Inlining moves the positions that nodes without a name are called after."""
+    inner = [helper.make_node("Relu", ["a"], ["b"]), helper.make_node("Neg", ["b"], ["c"])]
+    function = helper.make_function("local", "Two", ["a"], ["c"], inner, [helper.make_opsetid("", 21)])
+    nodes, weights = quantized(x="z")
+    return model([helper.make_node("Two", ["x"], ["z"], domain="local"), *nodes], weights, functions=[function])
+
+
+def body(nodes, output):
+    value = helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, None)
+    return helper.make_graph(nodes, output, [], [value])
+
+
+def in_a_branch(nodes, other):
+    return helper.make_node("If", ["c"], ["y"], then_branch=body(nodes, "t"), else_branch=body(other, "e"))
+
+
+def branched(nodes, weights):
+    proto = model(nodes, weights, outputs={nodes[-1].output[0]: None})
+    proto.graph.input.append(helper.make_tensor_value_info("c", onnx.TensorProto.BOOL, []))
+    return proto
+
+
+def in_an_if():
+    nodes, weights = quantized(y="t")
+    return branched([in_a_branch(nodes, [helper.make_node("Identity", ["x"], ["e"])])], weights)
+
+
+def over_the_edge_of_an_if():
+    nodes, weights = quantized(y="t")
+    return branched([*nodes[:-1], in_a_branch(nodes[-1:], [helper.make_node("Identity", ["x"], ["e"])])], weights)
+
+
+@pytest.mark.parametrize("make", [in_a_function, after_a_function, in_an_if, over_the_edge_of_an_if])
+def test_quantized_products_are_found_wherever_weights_are(make):
+    (site,) = gemms(make())
+    assert site.gemm == Gemm(2, 16, 8, "int8")
+
+
+def test_nodes_of_one_name_each_have_their_own_type():
+    nodes, weights = quantized(y="t")
+    nodes[-1].name = "mm"
+    plain = helper.make_node("MatMul", ["x", "w0"], ["e"], name="mm")
+    last = helper.make_node("MatMul", ["y", "v"], ["z"], name="mm")
+    proto = branched([in_a_branch(nodes, [plain]), last], [*weights, tensor("v", random(16, 8))])
+    found = gemms(proto)
+    assert [(one.node, one.gemm.k, one.gemm.dtype) for one in found] == [
+        ("mm", 8, "fp16"), ("mm", 8, "int8"), ("mm", 16, "fp16"),
+    ]  # fmt: skip
 
 
 def test_dynamic_shapes_are_asked_for_by_name():

@@ -77,6 +77,27 @@ def test_the_gpu_at_hand_is_measured(monkeypatch, tmp_path):
     assert found.find(OTHER) is None
 
 
+@pytest.mark.parametrize(
+    ("gpu", "peaks"),
+    [("NVIDIA H100 PCIe", GPUS["h100-pcie"]), ("NVIDIA H100 80GB HBM3", GPUS["h100"]), ("NVIDIA H100 NVL", None)],
+)
+def test_the_peaks_are_those_of_the_board_that_was_measured(monkeypatch, gpu, peaks):
+    monkeypatch.setattr(times, "tune", lambda *_, **__: tuning.TuneResult({"gpu": gpu}, ()))
+    found = find_times(None, [KNOWN])
+    assert found.peaks is peaks
+    assert (found.find(KNOWN) is None) == (peaks is None)
+
+
+def test_a_table_of_a_board_without_peaks_is_not_filled_up_with_those_of_another(monkeypatch, tmp_path):
+    monkeypatch.setattr(shipped, "_FOLDER", tmp_path)
+    facts = FACTS | {"gpu": "NVIDIA A100-PCIE-40GB"}
+    shipped.write(tmp_path / "a100.json", shipped.make("a100", "2026-01-02", facts, [result(KNOWN)]))
+    found = find_times("a100", [KNOWN])
+    assert found.text.endswith("(cublaslt 13.1.0, cusparselt 0.8.0, driver 580.1)")
+    assert found.find(KNOWN).gain == 2.0
+    assert found.find(OTHER) is None
+
+
 def test_a_product_without_a_sparse_kernel_has_the_librarys_word(monkeypatch, tmp_path):
     scripted(monkeypatch, {"dense 0": 2.0})
     timing = find_times(None, [KNOWN], cache=Cache(tmp_path / "tune.json")).find(KNOWN)

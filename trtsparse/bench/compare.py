@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,12 +22,15 @@ from trtsparse.engines.base import Engine
 from trtsparse.engines.device import DeviceEngine
 from trtsparse.errors import ConfigError, DeviceError, MissingDependencyError
 from trtsparse.files.model import OnnxModel
-from trtsparse.precision.compare import compare_runs
+from trtsparse.precision.compare import check_same_names, compare_runs
 from trtsparse.precision.feeds import random_feeds
+from trtsparse.precision.specs import FeedChecker, TensorSpec, input_specs, output_specs
 from trtsparse.sparsity.prune import prune
 
 if TYPE_CHECKING:
+    from trtsparse.builder.report import BuildReport
     from trtsparse.cuda.base import Cuda
+    from trtsparse.engines.cusparselt.engine import CusparseltEngine
 
 __all__ = ["ENGINES", "Comparison", "Side", "compare", "compare_engines"]
 
@@ -68,6 +72,7 @@ class Comparison:
         output_error: Largest difference of an output, relative to the dense output's largest magnitude.
         worst_output: Its name.
         random: The inputs that were random.
+        runs_sparse: False where no sparse kernel runs in the sparse engine, as far as its library tells.
     """
 
     dense: Side
@@ -76,6 +81,7 @@ class Comparison:
     output_error: float
     worst_output: str
     random: tuple[str, ...] = ()
+    runs_sparse: bool = True
 
     @property
     def gain(self) -> float:
@@ -84,9 +90,9 @@ class Comparison:
 
     @property
     def ships_sparse(self) -> bool:
-        """The sparse engine is faster, in the median and in at least three of four rounds."""
+        """The sparse engine runs sparse and is faster, in the median and in at least three of four rounds."""
         won = sum(gain > 1 for gain in self.gains)
-        return self.gain > 1 and won >= _CLEAR * len(self.gains)
+        return self.runs_sparse and self.gain > 1 and won >= _CLEAR * len(self.gains)
 
     @property
     def energy_gain(self) -> float | None:
@@ -101,6 +107,8 @@ class Comparison:
         spread = f"{min(self.gains):.3g} to {max(self.gains):.3g} in {len(self.gains)} rounds"
         if self.ships_sparse:
             return f"ship the sparse engine: {self.gain:.3g} x as fast ({spread})"
+        if not self.runs_sparse:
+            return f"ship the dense engine: the sparse one runs no sparse kernels ({self.gain:.3g} x, {spread})"
         if self.gain > 1:
             return f"ship the dense engine: the sparse one is not faster reliably ({self.gain:.3g} x, {spread})"
         return f"ship the dense engine: the sparse one is {self.gain:.3g} x as fast ({spread})"
@@ -115,6 +123,7 @@ class Comparison:
             "gains": list(self.gains),
             "gain": self.gain,
             "energy_gain": self.energy_gain,
+            "runs_sparse": self.runs_sparse,
             "ships_sparse": self.ships_sparse,
             "verdict": self.verdict,
             "output_error": error,
@@ -145,17 +154,21 @@ def compare(
             "onnxruntime" executes models as they are stored.
         feeds: A numpy array for each input; by default random.
         shapes: Of random inputs.
-        engine: "tensorrt"; "cusparselt"; or "onnxruntime" for the CPU, which has no sparse kernels.
+        engine: "tensorrt"; "cusparselt"; or "onnxruntime" for the CPU, which has no sparse kernels, so that the dense
+            engine ships.
         rounds: How often each is measured.
         options: How each round is measured; by default half a second.
         progress: Called with the rounds done and in all.
 
     Raises:
         ConfigError: An engine that is not known, a precision that it does not take, or too few rounds.
+        ModelError: The models have different inputs or outputs.
+        FeedError: The feeds do not fit one of the models.
         TrtSparseError: As `trtsparse.build`, `trtsparse.prune` and `trtsparse.bench.measure.measure`.
     """
     if engine not in ENGINES:
         raise ConfigError("no such engine", where="engine", got=repr(engine), expected=", ".join(map(repr, ENGINES)))
+    _check_rounds(rounds)
     settings = config or BuildConfig(precision="fp16")
     if engine == "cusparselt":
         _check_precision(settings.precision)
@@ -164,11 +177,25 @@ def compare(
     given = dict(feeds or {})
     made = random_feeds(dense_model, shapes={**{n: a.shape for n, a in given.items()}, **(shapes or {})})[0]
     arrays = {**made, **given}
+    _check_alike(dense_model, sparse_model, arrays)
     with ExitStack() as stack:
-        first = _load(stack, dense_model, engine, replace(settings, sparsity="disable"), arrays)
-        second = _load(stack, sparse_model, engine, replace(settings, sparsity="enable"), arrays)
+        first, _ = _load(stack, dense_model, engine, replace(settings, sparsity="disable"), arrays)
+        second, runs_sparse = _load(stack, sparse_model, engine, replace(settings, sparsity="enable"), arrays)
         found = compare_engines(first, second, arrays, rounds=rounds, options=options, progress=progress)
+        found = replace(found, runs_sparse=runs_sparse())
     return replace(found, random=tuple(name for name in made if name not in given))
+
+
+def _check_alike(dense: OnnxModel, sparse: OnnxModel, feeds: Mapping[str, np.ndarray]) -> None:
+    """Refuse models that cannot be compared before they are built."""
+    check_same_names("inputs", _names(input_specs(dense)), _names(input_specs(sparse)), where=sparse.name)
+    check_same_names("outputs", _names(output_specs(dense)), _names(output_specs(sparse)), where=sparse.name)
+    for model in (dense, sparse):
+        FeedChecker(input_specs(model))(feeds)
+
+
+def _names(specs: Sequence[TensorSpec]) -> list[str]:
+    return [spec.name for spec in specs]
 
 
 def _check_precision(precision: str) -> None:
@@ -186,14 +213,17 @@ def _check_precision(precision: str) -> None:
 
 def _load(
     stack: ExitStack, model: OnnxModel, engine: str, config: BuildConfig, feeds: Mapping[str, np.ndarray]
-) -> Engine | DeviceEngine:
+) -> tuple[Engine | DeviceEngine, Callable[[], bool]]:
+    """An engine, and what tells, once it has run, whether it runs sparse kernels."""
     from trtsparse.runtime.session import Session
 
     source: Any = model
+    runs_sparse: Callable[[], bool] = _never
     if engine == "tensorrt":
         from trtsparse.builder.build import build
 
-        source = build(model, config, samples=[feeds]).plan
+        built = build(model, config, samples=[feeds])
+        source, runs_sparse = built.plan, partial(_has_sparse, built.report)
     elif engine == "cusparselt":
         from trtsparse.engines.cusparselt.engine import CusparseltEngine
 
@@ -206,7 +236,23 @@ def _load(
             )
         except (DeviceError, MissingDependencyError) as error:
             raise cusparselt_lacks(error) from error
-    return stack.enter_context(Session(source, engine=engine if source is model else "auto")).engine
+        runs_sparse = partial(_uses_sparse, source)
+    return stack.enter_context(Session(source, engine=engine if source is model else "auto")).engine, runs_sparse
+
+
+def _never() -> bool:
+    """ONNX Runtime has no sparse kernels."""
+    return False
+
+
+def _has_sparse(report: BuildReport) -> bool:
+    """Whether a layer was chosen to run sparse, or may have been where TensorRT does not tell."""
+    possible = [row for row in report.sites if row.eligible and row.compliant]
+    return bool(report.untraced) or any(row.chosen is not False for row in possible)
+
+
+def _uses_sparse(engine: CusparseltEngine) -> bool:
+    return any(used.kernel is not None and used.kernel.kind == "sparse" for used in engine.used)
 
 
 def compare_engines(
@@ -230,14 +276,16 @@ def compare_engines(
         cuda: The CUDA binding.
         progress: Called with the rounds done and in all.
 
+    Returns:
+        What came out; engines do not tell whether sparse kernels run, so that ``runs_sparse`` is True.
+
     Raises:
         ConfigError: Too few rounds.
+        ModelError: The engines have different outputs.
         TrtSparseError: As `trtsparse.bench.measure.measure`.
     """
-    if rounds < 3:
-        raise ConfigError(
-            "too few rounds to tell a difference from noise", where="rounds", got=rounds, expected="at least 3"
-        )
+    _check_rounds(rounds)
+    check_same_names("outputs", _names(dense.outputs), _names(sparse.outputs), where=sparse.description)
     chosen = options or BenchOptions(duration_s=0.5, warm_up_ms=100.0)
     pairs: list[tuple[Measurement, Measurement]] = []
     for number in range(rounds):
@@ -258,6 +306,13 @@ def compare_engines(
         output_error=difference.error,
         worst_output=difference.worst,
     )
+
+
+def _check_rounds(rounds: int) -> None:
+    if rounds < 3:
+        raise ConfigError(
+            "too few rounds to tell a difference from noise", where="rounds", got=rounds, expected="at least 3"
+        )
 
 
 def _latency(measured: Measurement) -> float:

@@ -43,7 +43,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Build, measure and print; 1 when the sparse engine is not faster."""
+    """Build, measure and print; 1 when the sparse engine is not faster, or runs no sparse kernel."""
     from trtsparse.bench.compare import compare
     from trtsparse.bench.options import BenchOptions
     from trtsparse.builder.config import BuildConfig
@@ -71,9 +71,17 @@ def run(options: argparse.Namespace) -> int:
     for flag, value in given.items():
         if value is not None and options.engine == "onnxruntime":
             shared.say(f"note: {flag} changes nothing: ONNX Runtime runs the models as they are stored")
+    if not found.runs_sparse:
+        shared.say(f"note: {_why_dense(options)}")
     if found.random:
         shared.say(f"note: random numbers were fed to {', '.join(found.random)}")
     return 0 if found.ships_sparse else 1
+
+
+def _why_dense(options: argparse.Namespace) -> str:
+    if options.engine == "onnxruntime":
+        return "ONNX Runtime has no sparse kernels: sparsity saves no time there"
+    return f"`trtsparse validate {options.sparse or options.model}` says which weights are eligible and compliant"
 
 
 def _print(found: Comparison) -> None:

@@ -61,9 +61,15 @@ def _summary(array: Any) -> dict[str, Any]:
 
 
 def _write(path: Path, arrays: dict[str, Any]) -> None:
+    """As np.savez, which takes neither every name nor text without pickling it."""
+    import zipfile
+
     import numpy as np
 
     from trtsparse.files import atomic
 
-    with atomic.replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, **arrays)
+    with atomic.replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        for name, array in arrays.items():
+            plain = array.astype(np.str_) if array.dtype.hasobject else array
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, plain, allow_pickle=False)

@@ -71,9 +71,10 @@ def run(options: argparse.Namespace) -> int:
 
         tune_table(result, out=console())
     if not result.rows and not result.missing:
-        shared.say(
-            "nothing to tune: no weight of the model is eligible for sparse kernels (trtsparse validate says why)"
-        )
+        why = "no weight of the model is eligible for sparse kernels (trtsparse validate says why)"
+        if result.unknown:
+            why = "with these shapes no product of an eligible weight has a known size above zero"
+        shared.say(f"nothing to tune: {why}")
         return 1
     return 0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,8 +13,9 @@ import numpy as np
 from trtsparse.errors import FeedError, ModelError
 from trtsparse.files.model import OnnxModel
 from trtsparse.precision.ort import Runner, runner
+from trtsparse.precision.specs import check_outputs
 
-__all__ = ["Comparison", "compare_models", "compare_runs"]
+__all__ = ["Comparison", "check_same_names", "compare_models", "compare_runs"]
 
 
 @dataclass(frozen=True)
@@ -53,13 +54,15 @@ def compare_models(
 ) -> Comparison:
     """Run both models in ONNX Runtime on the CPU with the same inputs, and compare the outputs.
 
+    A model with Q/DQ runs in their exact arithmetic, without ONNX Runtime's INT8 kernels.
+
     Args:
         a: The reference: a path, bytes, a ModelProto or an OnnxModel.
         b: The other model. It takes the same inputs and has outputs of the same names.
         feeds: The inputs.
 
     Raises:
-        ModelError: The outputs have different names.
+        ModelError: The outputs have different names, or are not tensors.
         FeedError: There are no feeds.
         EngineError: ONNX Runtime does not load or run one of the models.
         MissingDependencyError: ONNX Runtime is not installed.
@@ -74,14 +77,31 @@ def compare_models(
     """
     first, second = OnnxModel.open(a), OnnxModel.open(b)
     names = [[value.name for value in model.proto.graph.output] for model in (first, second)]
-    if sorted(names[0]) != sorted(names[1]):
-        raise ModelError(
-            "the models have different outputs",
-            where=second.name,
-            got=", ".join(map(repr, names[1])),
-            expected=", ".join(map(repr, names[0])),
-        )
+    check_same_names("outputs", *names, where=second.name)
+    check_outputs(first)
+    check_outputs(second)
     return compare_runs(runner(first), runner(second), feeds=feeds)
+
+
+def check_same_names(what: str, a: Sequence[str], b: Sequence[str], *, where: object) -> None:
+    """Refuse to compare models that differ in the names of their inputs or outputs; the order does not matter.
+
+    Args:
+        what: "inputs" or "outputs".
+        a: The reference's.
+        b: The other model's.
+        where: The other model.
+
+    Raises:
+        ModelError: They differ.
+    """
+    if sorted(a) != sorted(b):
+        raise ModelError(
+            f"the models have different {what}",
+            where=where,
+            got=", ".join(map(repr, b)),
+            expected=", ".join(map(repr, a)),
+        )
 
 
 def compare_runs(a: Runner, b: Runner, *, feeds: Iterable[Mapping[str, np.ndarray]]) -> Comparison:

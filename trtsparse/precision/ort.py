@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from trtsparse.errors import EngineError, MissingDependencyError
+from trtsparse.files.check import all_nodes
 from trtsparse.files.model import OnnxModel
 
 __all__ = ["Runner", "library", "open_session", "ort_errors", "ort_exceptions", "runner", "weights_nbytes"]
@@ -98,12 +99,19 @@ def open_session(
         return ort.InferenceSession(source, options, providers=list(providers or ["CPUExecutionProvider"]))
 
 
-def runner(model: OnnxModel, *, optimize: bool = True) -> Runner:
+def runner(model: OnnxModel, *, optimize: bool | None = None) -> Runner:
     """A function that runs a model on the CPU and names its outputs.
+
+    Args:
+        model: What to run.
+        optimize: Let ONNX Runtime fuse nodes; by default unless the model has Q/DQ. What they are fused to saturates
+            on some CPUs, and does not take every weight.
 
     Raises:
         MissingDependencyError, EngineError: As `open_session`; calling the function raises EngineError too.
     """
+    if optimize is None:
+        optimize = not any(node.op_type == "DequantizeLinear" for node in all_nodes(model.proto))
     session = open_session(model, optimize=optimize)
     names = [value.name for value in session.get_outputs()]
 

@@ -14,7 +14,9 @@ from trtsparse.errors import DtypeError, FeedError, ModelError, ShapeError
 from trtsparse.files.model import OnnxModel
 from trtsparse.files.shapes import Dims, dim_of, is_shared
 
-__all__ = ["FeedChecker", "TensorSpec", "input_specs", "output_specs"]
+__all__ = ["FeedChecker", "TensorSpec", "check_named", "check_outputs", "input_specs", "output_specs"]
+
+_TEXT = np.dtype(object)
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,18 @@ def output_specs(model: OnnxModel) -> tuple[TensorSpec, ...]:
     return tuple(_spec(value, "output") for value in model.proto.graph.output)
 
 
-def _spec(value: onnx.ValueInfoProto, role: str) -> TensorSpec:
+def check_outputs(model: OnnxModel) -> None:
+    """Refuse sequences, maps and optionals; an output without a type is taken for a tensor.
+
+    Raises:
+        ModelError: An output is not a tensor.
+    """
+    for value in model.proto.graph.output:
+        if value.type.WhichOneof("value"):
+            _check_tensor(value, "output")
+
+
+def _check_tensor(value: onnx.ValueInfoProto, role: str) -> None:
     if not value.type.HasField("tensor_type"):
         raise ModelError(
             f"an {role} is not a tensor",
@@ -72,6 +85,10 @@ def _spec(value: onnx.ValueInfoProto, role: str) -> TensorSpec:
             got=value.type.WhichOneof("value") or "no type",
             fix=f"export the model with plain tensors as {role}s",
         )
+
+
+def _spec(value: onnx.ValueInfoProto, role: str) -> TensorSpec:
+    _check_tensor(value, role)
     kind = value.type.tensor_type
     dims = tuple(dim_of(dim) for dim in kind.shape.dim) if kind.HasField("shape") else None
     return TensorSpec(value.name, np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)), dims)
@@ -108,11 +125,14 @@ class FeedChecker:
             DtypeError: A value is not an array, or of another type.
             ShapeError: Another rank or size, or two dims of the same name differ.
         """
+        check_named(feeds, self._inputs)
         if feeds.keys() != self._names:
             self._explain_names(feeds)
         for name, dtype, rank, fixed in self._expected:
             value = feeds[name]
-            if not isinstance(value, np.ndarray) or (value.dtype != dtype and not _is_text(dtype, value.dtype)):
+            if dtype is _TEXT:
+                _check_text(name, value)
+            elif not isinstance(value, np.ndarray) or value.dtype != dtype:
                 raise _dtype_error(name, dtype, value)
             shape = value.shape
             if rank >= 0:
@@ -162,14 +182,43 @@ class FeedChecker:
                 )
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str | None:
+def check_named(arrays: object, specs: Sequence[TensorSpec]) -> None:
+    """Refuse what does not give arrays by name.
+
+    Args:
+        arrays: Inputs, or outputs to fill.
+        specs: What they are of.
+
+    Raises:
+        FeedError: Not a mapping.
+    """
+    if not isinstance(arrays, (dict, Mapping)):  # nearly always a dict, which is told much faster
+        raise FeedError(
+            "arrays are given by name",
+            got=type(arrays).__name__,
+            expected="; ".join(map(str, specs)),
+            fix=f"{{{specs[0].name!r}: array}}" if specs else None,
+        )
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str | None:
     """A hint at the most similar known name, or None when there is none."""
-    close = difflib.get_close_matches(name, list(known), n=1)
+    close = difflib.get_close_matches(name, list(known), n=1) if isinstance(name, str) else None
     return f"did you mean {close[0]!r}?" if close else None
 
 
-def _is_text(expected: np.dtype[Any], got: np.dtype[Any]) -> bool:
-    return expected.kind == "O" and got.kind in "OU"
+def _check_text(name: str, value: object) -> None:
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "OU":
+        raise _dtype_error(name, _TEXT, value)
+    for element in value.flat if value.dtype == _TEXT else ():
+        if not isinstance(element, str):
+            raise DtypeError(
+                "an array of strings has something else in it",
+                where=f"input {name!r}",
+                got=f"{type(element).__name__} {element!r}",
+                expected="str",
+                fix="np.char.decode(array.astype(bytes))" if isinstance(element, bytes) else "array.astype(str)",
+            )
 
 
 def _dtype_error(name: str, dtype: np.dtype[Any], value: object) -> DtypeError:

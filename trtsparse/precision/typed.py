@@ -20,7 +20,7 @@ from trtsparse.files.model import OnnxModel
 from trtsparse.precision.graph import Names, all_names, graphs, whole
 from trtsparse.sparsity.trace import subgraphs
 
-__all__ = ["BF16", "FP16", "SENTINEL", "HalfType", "float_values", "half_array", "retype"]
+__all__ = ["BF16", "EXACT", "FP16", "SENTINEL", "HalfType", "float_values", "half_array", "retype"]
 
 _Form = Literal["float", "half", "clamped", "native"]
 
@@ -28,7 +28,7 @@ SENTINEL = 1e30  # beyond: "minus infinity" of an attention mask, not a number t
 
 # Elementwise operators and those that move data: after a Cast from integers they compute positions, sizes and masks,
 # which float16 cannot hold exactly.
-_EXACT = {
+EXACT = {
     "Add", "Ceil", "Clip", "Concat", "Cos", "Div", "Equal", "Expand", "Flatten", "Floor", "Gather", "Identity", "Max",
     "Min", "Mod", "Mul", "Neg", "Pow", "Reciprocal", "Reshape", "Round", "Sin", "Slice", "Split", "Sqrt", "Squeeze",
     "Sub", "Tile", "Transpose", "Unsqueeze", "Where",
@@ -221,6 +221,8 @@ class _Retyper:
         schema = _schema(node, self.opsets)
         if schema is None or not floats or node.name in self.keep or node.op_type in _FLOAT_OPS or subgraphs(node):
             return everything, []
+        if _has_containers(schema):
+            return everything, []  # what is inside keeps its type on the whole way through sequences and optionals
         kinds = [_kind(schema.inputs, i) for i in range(len(node.input))]
         allowed = {c.type_param_str for c in schema.type_constraints if "tensor(float16)" in c.allowed_type_strs}
         half = {kinds[i] for i in floats} & allowed
@@ -275,7 +277,7 @@ class _Retyper:
                 converted = half_array(values, self.half) if form == "half" else values
                 if self.emulate:
                     converted = converted.astype(np.float32)
-                stored.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(converted)))
+                stored.CopyFrom(numpy_helper.from_array(np.asarray(converted, order="C")))
             stored.name = new
         return home.versions[key]
 
@@ -336,9 +338,17 @@ def _kind(parameters: Sequence[Any], i: int) -> str:
     return str(parameters[min(i, len(parameters) - 1)].type_str)
 
 
+def _has_containers(schema: Any) -> bool:
+    """True for operators that take or give sequences, optionals or maps, and never tensors in their place."""
+    return any(
+        not any(kind.startswith("tensor(") for kind in parameter.types)
+        for parameter in (*schema.inputs, *schema.outputs)
+    )
+
+
 def _is_integral(scope: _Scope, node: onnx.NodeProto, floats: Sequence[int]) -> bool:
     """True when all that a node computes with comes from integers and constants."""
-    if node.op_type not in _EXACT:
+    if node.op_type not in EXACT:
         return False
     homes = [(name, home) for name in (node.input[i] for i in floats) if (home := scope.home(name)) is not None]
     computed = [name in home.integral for name, home in homes if name not in home.constants]

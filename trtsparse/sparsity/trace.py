@@ -13,14 +13,16 @@ import numpy as np
 import onnx
 
 from trtsparse.files.model import OnnxModel
+from trtsparse.files.tensor import dtype_name
 
-__all__ = ["FOLLOWED", "Constant", "Quantization", "Scope", "subgraphs", "trace"]
+__all__ = ["FOLLOWED", "Constant", "Quantization", "Scope", "bodies", "dequantized_from", "subgraphs", "trace"]
 
 _DOMAINS = {"", "ai.onnx", "com.microsoft"}
 FOLLOWED = {
     "Identity", "Cast", "CastLike", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "QuantizeLinear",
     "DequantizeLinear",
 }  # fmt: skip
+_MOVING = {"Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,16 @@ class Scope:
         dims = [dim.dim_value if dim.HasField("dim_value") else -1 for dim in kind.tensor_type.shape.dim]
         return None if any(dim < 0 for dim in dims) else tuple(dims)
 
+    def dtype(self, name: str) -> str:
+        """A value's data type, as numpy and ml_dtypes call it; "" where it is not known."""
+        scope = self.find(name)
+        if scope is None:
+            return ""
+        if name in scope.constants:
+            return dtype_name(scope.constants[name].data_type)
+        kind = scope.types.get(name)
+        return "" if kind is None or not kind.tensor_type.elem_type else dtype_name(kind.tensor_type.elem_type)
+
 
 def subgraphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
     """The graphs in a node's attributes: If branches, Loop and Scan bodies."""
@@ -112,6 +124,28 @@ def subgraphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
             found.append(attribute.g)
         found.extend(attribute.graphs)
     return found
+
+
+def bodies(node: onnx.NodeProto, position: int) -> list[tuple[str, onnx.GraphProto]]:
+    """The `subgraphs` of the node at a position of its graph, each with a name that no other has there: "If_3.0"."""
+    return [(f"{node.op_type}_{position}.{at}", graph) for at, graph in enumerate(subgraphs(node))]
+
+
+def dequantized_from(scope: Scope, name: str) -> str:
+    """The data type that DequantizeLinear made a value of, past nodes that only move values; "" for other values."""
+    while True:
+        found = scope.find(name)
+        node = None if found is None else found.producers.get(name)
+        if found is None or node is None:
+            return ""
+        scope = found
+        if node.op_type not in _MOVING:
+            break
+        name = node.input[0]
+    if node.op_type != "DequantizeLinear":
+        return ""
+    alike = (node.input[0], *node.input[2:3])  # what is dequantized, and its zero point
+    return next((dtype for dtype in map(scope.dtype, alike) if dtype), "")
 
 
 def trace(model: OnnxModel, scope: Scope, name: str) -> Constant | str:

@@ -41,7 +41,7 @@ class SiteReport(WeightSite):
 
     def to_dict(self) -> dict[str, Any]:
         """The fields that a report shows, as JSON types."""
-        hidden = {"ref", "quantization", "output_axis"}
+        hidden = {"ref", "quantization", "output_axis", "dequantized", "bodies"}
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in hidden}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
 

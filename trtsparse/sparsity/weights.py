@@ -6,6 +6,7 @@ Rules for what TensorRT can run on Sparse Tensor Cores are in one table and one 
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from trtsparse.files.model import OnnxModel
 from trtsparse.files.shapes import check_shapes, input_dims, with_sizes
 from trtsparse.files.tensor import TensorRef, dtype_name
 from trtsparse.sparsity.pattern import TWO_FOUR, Pattern
-from trtsparse.sparsity.trace import Constant, Quantization, Scope, subgraphs, trace
+from trtsparse.sparsity.trace import Constant, Quantization, Scope, bodies, dequantized_from, trace
 
 __all__ = ["WEIGHT_INPUTS", "WeightSite", "find_sites", "inlined", "with_shapes"]
 
@@ -62,6 +63,8 @@ class WeightSite:
         output_axis: The axis of the output channels in ``shape``, or -1.
         ref: Where the bytes are; None when not constant.
         quantization: For weights stored as quantized integers.
+        dequantized: The data types that the node's two operands are dequantized from; empty unless both are.
+        bodies: The subgraphs that the node is in, from outside to inside, each as "<op>_<position>.<number>".
     """
 
     tensor: str
@@ -78,6 +81,8 @@ class WeightSite:
     output_axis: int = -1
     ref: TensorRef | None = field(default=None, repr=False)
     quantization: Quantization | None = field(default=None, repr=False, compare=False)
+    dequantized: tuple[str, ...] = ()
+    bodies: tuple[str, ...] = ()
 
     @property
     def analysable(self) -> bool:
@@ -186,12 +191,14 @@ def _copy_with_inputs(proto: onnx.ModelProto, shapes: Mapping[str, tuple[int, ..
     return copy
 
 
-def _walk(model: OnnxModel, scope: Scope, pattern: Pattern) -> Iterator[WeightSite]:
+def _walk(model: OnnxModel, scope: Scope, pattern: Pattern, around: tuple[str, ...] = ()) -> Iterator[WeightSite]:
     for position, node in enumerate(scope.graph.node):
         if node.op_type in WEIGHT_INPUTS and node.domain in ("", "ai.onnx"):
-            yield from _node_sites(model, scope, node, node.name or f"{node.op_type}_{position}", pattern)
-        for graph in subgraphs(node):
-            yield from _walk(model, Scope(graph, scope), pattern)
+            dequantized = tuple(dequantized_from(scope, name) for name in node.input[:2])
+            for site in _node_sites(model, scope, node, node.name or f"{node.op_type}_{position}", pattern):
+                yield dataclasses.replace(site, dequantized=dequantized if all(dequantized) else (), bodies=around)
+        for name, graph in bodies(node, position):
+            yield from _walk(model, Scope(graph, scope), pattern, (*around, name))
 
 
 def _node_sites(

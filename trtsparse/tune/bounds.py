@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from trtsparse.tune.gpus import Gpu
@@ -81,7 +81,7 @@ def amdahl(total_ms: float, saved_ms: float) -> float:
 def totals(
     rows: Sequence[SiteRow], rest: Rest, peaks: Gpu | None, *, dtype: str, total_ms: float | None
 ) -> Totals | None:
-    """Add up the rows; None where no times are known.
+    """Add up the rows, of each If those of the branch that takes longer; None where no times are known.
 
     Args:
         rows: With their times.
@@ -90,7 +90,8 @@ def totals(
         dtype: What the model is computed in.
         total_ms: The measured time of the dense engine.
     """
-    dense = sum(row.dense_ms for row in rows if row.dense_ms)
+    rows = _one_branch([(row.bodies, row) for row in rows])
+    dense = _dense(rows)
     if not dense:
         return None
     now = _saved([row for row in rows if row.compliant and row.chosen is not False])
@@ -117,6 +118,23 @@ def totals(
         now=_gain(now, wholes),
         pruned=_gain(pruned, wholes),
     )
+
+
+def _one_branch(rows: Sequence[tuple[tuple[str, ...], SiteRow]]) -> list[SiteRow]:
+    """What one execution runs: of a node with several bodies that whose products take longer."""
+    taken = [row for around, row in rows if not around]
+    inside: dict[str, dict[str, list[tuple[tuple[str, ...], SiteRow]]]] = {}
+    for around, row in rows:
+        if around:
+            of_node = inside.setdefault(around[0].rpartition(".")[0], {})
+            of_node.setdefault(around[0], []).append((around[1:], row))
+    for of_node in inside.values():
+        taken += max((_one_branch(body) for body in of_node.values()), key=_dense)
+    return taken
+
+
+def _dense(rows: Iterable[SiteRow]) -> float:
+    return sum(row.dense_ms or 0.0 for row in rows)
 
 
 def _saved(rows: Sequence[SiteRow]) -> _Saved:

@@ -23,7 +23,9 @@ class Built:
     Attributes:
         rows: Of its weight sites, by node and tensor.
         sparsity: "disable", "enable" or "force"; "" without a report.
-        dtype: What the engine computes in; "auto" without a report.
+        dtype: What the engine computes in; "auto" without a report, and where the model was quantized before: then
+            only its quantized products are INT8.
+        floats: What products of float32 are computed in where that is "auto".
         shapes: What the first profile is made for.
         text: The library and the settings in a few words; "" without a report.
     """
@@ -31,6 +33,7 @@ class Built:
     rows: Mapping[tuple[str, str], Mapping[str, Any]] = field(default_factory=dict)
     sparsity: str = ""
     dtype: str = AUTO
+    floats: str = "fp16"
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     text: str = ""
 
@@ -51,11 +54,13 @@ class Built:
             document = _read_json(Path(document))
         try:
             reached = str(document["precision"]["reached"])
+            quantized = document["precision"]["stored"] == "int8"
             profiles = document["profiles"]
             return cls(
                 rows={(str(row["node"]), str(row["tensor"])): row for row in document["sites"]},
                 sparsity=str(document["sparsity"]),
-                dtype=reached if reached in DTYPES or reached == "fp32" else AUTO,
+                dtype=reached if not quantized and (reached in DTYPES or reached == "fp32") else AUTO,
+                floats=_floats(document) if quantized else "fp16",
                 shapes=_opt_shapes(profiles[0], document["inputs"]) if profiles else {},
                 text=f"{document['flavour']} {document['version']}, {reached}, sparsity {document['sparsity']}",
             )
@@ -77,6 +82,14 @@ class Built:
                 got=_named(self.rows),
                 expected=_named(known),
             )
+
+
+def _floats(document: Mapping[str, Any]) -> str:
+    """What a build of a quantized model makes of the float32 beside: what that was converted or allowed to."""
+    precision = document["precision"]
+    names = [str(step["precision"]) for step in precision["conversion"]]
+    names += [str(document["config"]["int8_rest"]), *(str(flag).lower() for flag in precision["flags"])]
+    return next((name for name in names if name in ("fp16", "bf16")), "fp32")
 
 
 def _read_json(path: Path) -> Mapping[str, Any]:

@@ -11,10 +11,17 @@ from trtsparse.tune.measure import Tuner
 from trtsparse.tune.result import Kernel
 from trtsparse.tune.tune import TuneResult, tune
 
-__all__ = ["Choose", "Chooser", "Remembered", "question"]
+__all__ = ["Choose", "Chooser", "NotTuned", "Remembered", "question"]
 
 Choose = Callable[[Gemm, bool], "Kernel | None"]
-"""The kernel for a product, given whether its weight is compliant; None where neither library has one."""
+"""The kernel for a product, given whether its weight is compliant; None where neither library has one.
+
+It may raise `NotTuned`.
+"""
+
+
+class NotTuned(Exception):  # noqa: N818 - an answer that is warned of, not an error that anybody sees
+    """Nobody knows a product's kernel yet, as measuring failed; the text says why. It may succeed another time."""
 
 
 def question(gemm: Gemm, *, compliant: bool) -> str:
@@ -50,11 +57,16 @@ class Chooser:
             compliant: Its weight holds the pattern, so that a sparse kernel may be used.
 
         Raises:
+            NotTuned: It could not be measured; it is tried again when it is asked for again.
             TrtSparseError: As `trtsparse.tune.tune.tune`.
         """
         with self._lock:
             if gemm not in self._known:
-                self._known[gemm] = tune([gemm], cache=self._cache, tuner=self._tuner)
+                found = tune([gemm], cache=self._cache, tuner=self._tuner)
+                failed = found.rows[0].facts.get("failed")
+                if failed is not None:
+                    raise NotTuned(failed)
+                self._known[gemm] = found
             return self._known[gemm].kernel(gemm, compliant=compliant)
 
     def close(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from trtsparse.tune.gemm import DTYPES
 from trtsparse.tune.reasons import sentence
 from trtsparse.tune.rest import count_rest
 from trtsparse.tune.rows import UNKNOWN, SiteRow
-from trtsparse.tune.sites import AUTO, SiteGemm, dynamic_inputs, int8_nodes, site_gemm
+from trtsparse.tune.sites import AUTO, SiteGemm, dynamic_inputs, quantized_type, site_gemm, site_type
 from trtsparse.tune.times import Times, find_times
 
 __all__ = ["SCHEMA", "Explanation", "Gain", "SiteRow", "Totals", "explain"]
@@ -88,7 +89,8 @@ def explain(
             GPU at hand; where there is none, figures of an H100 stand in, and ``times`` says so.
         report: A build report: its ``to_dict()``, the report itself, or the path of a PLAN.json.
         dtype: "fp32", "fp16", "bf16", "int8", "fp8_e4m3" or "tf32"; "auto" is what the report's engine computes in,
-            or else what weights are stored in (fp16 for float32).
+            or else what weights are stored in (fp16 for float32). Products of two quantized values are what these
+            are with "auto", and with "fp32" and "tf32".
         total_ms: A measured time of the dense engine for these shapes: totals then are about it. Otherwise the work
             outside of weight products is estimated, and bounded by nothing at all and by everything unfused.
         cache: Where measured results are kept; default: in the user's cache folder.
@@ -112,29 +114,27 @@ def explain(
     """
     if dtype not in _DTYPES:
         raise ConfigError("no such data type of a product", where="dtype", got=dtype, expected=", ".join(_DTYPES))
-    if total_ms is not None and not total_ms > 0:
-        raise ConfigError("a time is a positive number of milliseconds", where="total_ms", got=total_ms)
+    if total_ms is not None and not (total_ms > 0 and math.isfinite(total_ms)):
+        raise ConfigError("a time is a positive, finite number of milliseconds", where="total_ms", got=total_ms)
     opened = OnnxModel.open(model)
     built = Built.read(report)
     if report is not None:
         built.check(find_sites(opened, allow_unknown_operators=True), opened.name)
     shapes = shapes or built.shapes or None
-    dtype = built.dtype if dtype == AUTO else dtype
+    asked, dtype = dtype, built.dtype if dtype == AUTO else dtype
     precision = dtype if dtype in _JUDGED else "stored"
     sites = validate(opened, shapes=shapes, precision=precision, allow_unknown_operators=True).sites
-    int8 = int8_nodes(opened.proto.graph)
-    reasons = [_reason(site, built, AUTO if site.node in int8 else dtype) for site in sites]
-    wanted = AUTO if dtype in _DENSE else dtype  # what is quantized is INT8 there too
+    types = [_type(site, asked, built) for site in sites]
+    reasons = [_reason(*of_site, built) for of_site in zip(sites, types, strict=True)]
     products = [
-        None if reason else site_gemm(site, wanted, int8=int8) for site, reason in zip(sites, reasons, strict=True)
+        None if reason else site_gemm(site, kind) for site, kind, reason in zip(sites, types, reasons, strict=True)
     ]
-    gemms = sorted({product.gemm for product in products if product})
-    times = find_times(gpu, gemms, cache=cache, progress=progress)
-    nodes = {site.node for site, reason in zip(sites, reasons, strict=True) if not reason}
+    times = find_times(gpu, sorted({product.gemm for product in products if product}), cache=cache, progress=progress)
+    nodes = {site.node for site, reason in zip(sites, reasons, strict=True) if not (reason or site.bodies)}
     rest = count_rest(opened, sites, shapes=shapes, products=nodes)
-    open_nodes = int8 - rest.int8
     rows = [
-        _timed(_row(*of_site, built, open_nodes), times) for of_site in zip(sites, products, reasons, strict=True)
+        _timed(_row(*of_site, built, rest.int8), times)
+        for of_site in zip(sites, types, products, reasons, strict=True)
     ]
     rows = [
         dataclasses.replace(
@@ -142,18 +142,29 @@ def explain(
         )
         for row in rows
     ]
+    computed = built.floats if dtype == AUTO else dtype
+    summed = totals(rows, rest, times.peaks, dtype=computed, total_ms=total_ms)
+    dense = {kind for site, kind in zip(sites, types, strict=True) if site.eligible and kind in _DENSE}
     return Explanation(
         model=opened.name,
         gpu=times.gpu,
         times=times.text,
         sites=tuple(rows),
-        totals=totals(rows, rest, times.peaks, dtype=dtype, total_ms=total_ms),
+        totals=summed,
         report=built.text,
-        notes=(*_input_notes(dynamic_inputs(opened, shapes or {}), dtype), *_notes(rows, times, total_ms)),
+        notes=(*_input_notes(dynamic_inputs(opened, shapes or {}), dense), *_notes(rows, times, summed)),
     )
 
 
-def _reason(site: SiteReport, built: Built, dtype: str) -> str:
+def _type(site: SiteReport, asked: str, built: Built) -> str:
+    """What a site's product is computed in; types without sparse kernels leave what is quantized as it is."""
+    if asked not in (AUTO, *_DENSE):
+        return asked
+    dtype = built.dtype if asked == AUTO else asked
+    return quantized_type(site) or (site_type(site, floats=built.floats) if dtype == AUTO else dtype)
+
+
+def _reason(site: SiteReport, dtype: str, built: Built) -> str:
     """Why a site is not eligible, the report's word first."""
     known = built.rows.get((site.node, site.tensor), {})
     reason = str(known.get("reason") or site.reason)
@@ -163,9 +174,14 @@ def _reason(site: SiteReport, built: Built, dtype: str) -> str:
 
 
 def _row(
-    site: SiteReport, product: SiteGemm | None, reason: str, built: Built, open_nodes: Collection[str]
+    site: SiteReport,
+    dtype: str,
+    product: SiteGemm | None,
+    reason: str,
+    built: Built,
+    closed: Collection[tuple[str, ...]],
 ) -> SiteRow:
-    """A row without times."""
+    """A row without times; ``closed`` are the nodes whose output is quantized."""
     known = built.rows.get((site.node, site.tensor), {})
     row = SiteRow(
         node=site.node,
@@ -177,7 +193,8 @@ def _row(
         chosen=UNKNOWN if known.get("chosen") is None else known["chosen"],
         reason=reason,
         violation=f"{site.violating:,} of {site.groups:,} groups have more than 2 non-zeros",
-        open_output=site.node in open_nodes,
+        open_output=quantized_type(site) == dtype == "int8" and (*site.bodies, site.node) not in closed,
+        bodies=site.bodies,
     )
     if product is None:
         return row
@@ -200,21 +217,21 @@ def _timed(row: SiteRow, times: Times) -> SiteRow:
     )
 
 
-def _input_notes(dynamic: Sequence[str], dtype: str) -> Iterator[str]:
-    """What the model's shapes and the type leave unsaid, and what to give instead."""
+def _input_notes(dynamic: Sequence[str], dense: Collection[str]) -> Iterator[str]:
+    """What the model's shapes and types without sparse kernels leave unsaid, and what to give instead."""
     if dynamic:
         yield (
             f"sizes depend on dynamic inputs ({', '.join(dynamic)}): "
             "give --shapes name:1x3x224x224,... (shapes= in Python) for times and gains"
         )
-    if dtype in _DENSE:
+    for dtype in sorted(dense):
         yield (
             f"no 2:4 sparse kernels exist for {dtype}: "
             "give --dtype fp16, bf16, int8 or fp8_e4m3 (dtype= in Python) for what these would gain"
         )
 
 
-def _notes(rows: Sequence[SiteRow], times: Times, total_ms: float | None) -> list[str]:
+def _notes(rows: Sequence[SiteRow], times: Times, summed: Totals | None) -> list[str]:
     notes = []
     bases = [row.basis for row in rows if row.gain is not None]
     estimates = bases.count("estimate")
@@ -227,11 +244,18 @@ def _notes(rows: Sequence[SiteRow], times: Times, total_ms: float | None) -> lis
         notes.append("convolutions over several pixels are taken as matrix products: their kernels read less")
     if any(row.eligible and row.gemm is None for row in rows):
         notes.append("totals leave out weight sites whose size is not known")
-    dense = sum(row.dense_ms or 0 for row in rows)
-    if total_ms is not None and total_ms < dense:
+    if summed is None:
+        return notes
+    if any(row.bodies for row in rows if row.dense_ms):
         notes.append(
-            f"the measured {total_ms:.4g} ms are less than the {dense:.4g} ms of the products: taken as these"
+            "totals count one branch of an If, that whose products take longer, and the body of a Loop or Scan once; "
+            "what else these do is left out"
         )
-    if total_ms is None and any(bases):
+    if summed.total_ms is not None and summed.total_ms < summed.dense_ms:
+        notes.append(
+            f"the measured {summed.total_ms:.4g} ms are less than the {summed.dense_ms:.4g} ms of the products: "
+            "taken as these"
+        )
+    if summed.total_ms is None and any(bases):
         notes.append("without a measured time of the dense engine the work outside of weight products is an estimate")
     return notes

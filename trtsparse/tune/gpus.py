@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from trtsparse.errors import ConfigError
 from trtsparse.tune.gemm import Gemm
 
-__all__ = ["GPUS", "Gpu", "find_gpu"]
+__all__ = ["GPUS", "Gpu", "find_board", "find_gpu"]
 
 _DENSE_SHARE = {"fp16": 0.77, "bf16": 0.69, "int8": 0.78, "fp8_e4m3": 0.68, "tf32": 0.7}
 _SPARSE_SHARE = {"fp16": 0.54, "bf16": 0.48, "int8": 0.48, "fp8_e4m3": 0.43, "tf32": 0.5}
@@ -32,12 +32,14 @@ class Gpu:
     Attributes:
         name: As people say it: "h100".
         title: Its full name.
+        board: What its driver calls it, without the maker; a board of another name has other peaks.
         tflops: Dense peaks by type, in TFLOP/s or TOP/s; types that its Tensor Cores lack are missing.
         bandwidth_gbs: Of its memory.
     """
 
     name: str
     title: str
+    board: str
     tflops: Mapping[str, float]
     bandwidth_gbs: float
 
@@ -77,24 +79,26 @@ def _activations(gemm: Gemm) -> int:
     return gemm.m * (gemm.k * gemm.input_type.nbytes + gemm.n * gemm.output_type.nbytes)
 
 
-def _gpu(name: str, title: str, fp16: float, int8: float, fp8: float, tf32: float, bandwidth: float) -> Gpu:
+def _gpu(
+    name: str, title: str, board: str, fp16: float, int8: float, fp8: float, tf32: float, bandwidth: float
+) -> Gpu:
     peaks = {"fp16": fp16, "bf16": fp16, "int8": int8, "fp8_e4m3": fp8, "tf32": tf32}
-    return Gpu(name, title, {dtype: peak for dtype, peak in peaks.items() if peak}, bandwidth)
+    return Gpu(name, title, board, {dtype: peak for dtype, peak in peaks.items() if peak}, bandwidth)
 
 
 GPUS: Mapping[str, Gpu] = {
     gpu.name: gpu
     for gpu in (
-        _gpu("a10", "NVIDIA A10", 125, 250, 0, 62.5, 600),
-        _gpu("a30", "NVIDIA A30", 165, 330, 0, 82, 933),
-        _gpu("a100", "NVIDIA A100 SXM 80 GB", 312, 624, 0, 156, 2039),
-        _gpu("b200", "NVIDIA B200 (HGX)", 2250, 4500, 4500, 1100, 7700),
-        _gpu("h100", "NVIDIA H100 SXM", 989.4, 1978.9, 1978.9, 494.7, 3350),
-        _gpu("h100-pcie", "NVIDIA H100 PCIe", 756, 1513, 1513, 378, 2000),
-        _gpu("h200", "NVIDIA H200 SXM", 989.4, 1978.9, 1978.9, 494.7, 4800),
-        _gpu("l4", "NVIDIA L4", 121, 242, 242, 60, 300),
-        _gpu("l40s", "NVIDIA L40S", 362, 733, 733, 183, 864),
-        _gpu("rtx4090", "NVIDIA GeForce RTX 4090", 165.2, 660.6, 330.3, 82.6, 1008),
+        _gpu("a10", "NVIDIA A10", "A10", 125, 250, 0, 62.5, 600),
+        _gpu("a30", "NVIDIA A30", "A30", 165, 330, 0, 82, 933),
+        _gpu("a100", "NVIDIA A100 SXM 80 GB", "A100-SXM4-80GB", 312, 624, 0, 156, 2039),
+        _gpu("b200", "NVIDIA B200 (HGX)", "B200", 2250, 4500, 4500, 1100, 7700),
+        _gpu("h100", "NVIDIA H100 SXM", "H100 80GB HBM3", 989.4, 1978.9, 1978.9, 494.7, 3350),
+        _gpu("h100-pcie", "NVIDIA H100 PCIe", "H100 PCIe", 756, 1513, 1513, 378, 2000),
+        _gpu("h200", "NVIDIA H200 SXM", "H200", 989.4, 1978.9, 1978.9, 494.7, 4800),
+        _gpu("l4", "NVIDIA L4", "L4", 121, 242, 242, 60, 300),
+        _gpu("l40s", "NVIDIA L40S", "L40S", 362, 733, 733, 183, 864),
+        _gpu("rtx4090", "NVIDIA GeForce RTX 4090", "GeForce RTX 4090", 165.2, 660.6, 330.3, 82.6, 1008),
     )
 }
 
@@ -115,3 +119,14 @@ def find_gpu(name: str) -> Gpu:
     if found is None:
         raise ConfigError("the peaks of this GPU are not known here", where="gpu", got=name, expected=", ".join(GPUS))
     return found
+
+
+def find_board(name: str) -> Gpu | None:
+    """The GPU that a driver calls so; None where the peaks of this very board are not known here.
+
+    Example:
+        >>> find_board("NVIDIA H100 PCIe").name, find_board("NVIDIA A100-PCIE-40GB")
+        ('h100-pcie', None)
+    """
+    board = name.removeprefix("NVIDIA ")
+    return next((gpu for gpu in GPUS.values() if gpu.board == board), None)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import onnx
 
 from trtsparse.files.model import OnnxModel
-from trtsparse.sparsity.trace import Scope
+from trtsparse.sparsity.trace import Scope, bodies
 from trtsparse.sparsity.weights import WeightSite, with_shapes
 from trtsparse.tune.gpus import LAUNCH_MS, Gpu
 
@@ -67,12 +67,13 @@ class Rest:
     Attributes:
         fused: When everything is fused that usually is.
         unfused: When nothing is.
-        int8: Names of nodes whose output is quantized right after, past pointwise nodes.
+        int8: Nodes whose output is quantized right after, past pointwise nodes: the bodies that they are in, and
+            their names, as weight sites call them.
     """
 
     fused: Work
     unfused: Work
-    int8: frozenset[str] = frozenset()
+    int8: frozenset[tuple[str, ...]] = frozenset()
 
 
 def count_rest(
@@ -88,14 +89,16 @@ def count_rest(
         model: An opened model.
         sites: All of its weight sites.
         shapes: Of its inputs; values of unknown shape count as nothing.
-        products: Names of the nodes that are not counted, as weight sites call them.
+        products: Names of the main graph's nodes that are not counted, as weight sites call them.
     """
     graph = _Graph(with_shapes(model.proto, shapes or {}, model.name).graph, products)
     for site in sites:
+        if site.bodies:
+            continue
         graph.macs[site.node] = site.macs or 0
         if site.ref is not None:
             graph.weights[site.node] = site.parameters
-    return Rest(_fused(graph), _unfused(graph), frozenset(graph.quantized()))
+    return Rest(_fused(graph), _unfused(graph), frozenset(_quantized(graph.proto, ())))
 
 
 @dataclass
@@ -155,6 +158,15 @@ class _Graph:
             return True
         pointwise = [node for node in after if node.op in _POINTWISE - {"DequantizeLinear"} and depth < 8]
         return any(self._reaches_int8(output, depth + 1) for node in pointwise for output in node.outputs)
+
+
+def _quantized(proto: onnx.GraphProto, around: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """Products of a graph and of those inside whose output is quantized right after."""
+    for name in _Graph(proto, ()).quantized():
+        yield (*around, name)
+    for position, node in enumerate(proto.node):
+        for name, body in bodies(node, position):
+            yield from _quantized(body, (*around, name))
 
 
 def _elements(scope: Scope, name: str) -> int:

@@ -38,6 +38,7 @@ class SiteRow:
         reason: Why it is not eligible; "" if it is.
         violation: How many groups are not compliant, in words.
         open_output: An INT8 product whose output is not INT8.
+        bodies: The subgraphs that the node is in, as in `trtsparse.sparsity.weights.WeightSite`.
         why: All this in a sentence.
     """
 
@@ -60,6 +61,7 @@ class SiteRow:
     reason: str = ""
     violation: str = ""
     open_output: bool = False
+    bodies: tuple[str, ...] = ()
     why: str = ""
 
     @property
@@ -71,4 +73,5 @@ class SiteRow:
         """The fields as JSON types."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         gemm = None if self.gemm is None else self.gemm.to_dict()
-        return {**fields, "shape": list(self.shape), "gemm": gemm, "gain": self.gain}
+        lists = {"shape": list(self.shape), "bodies": list(self.bodies)}
+        return {**fields, **lists, "gemm": gemm, "gain": self.gain}

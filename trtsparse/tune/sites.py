@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-import onnx
 
 from trtsparse.errors import ConfigError
 from trtsparse.files.model import OnnxModel
@@ -15,12 +13,12 @@ from trtsparse.files.shapes import check_shapes, input_dims, with_sizes
 from trtsparse.sparsity.weights import WeightSite, find_sites
 from trtsparse.tune.gemm import DTYPES, Gemm
 
-__all__ = ["AUTO", "SiteGemm", "dynamic_inputs", "eligible_gemms", "int8_nodes", "site_gemm"]
+__all__ = ["AUTO", "SiteGemm", "dynamic_inputs", "eligible_gemms", "quantized_type", "site_gemm", "site_type"]
 
 AUTO = "auto"
-"""int8 for products of two dequantized values, else what the weight is stored in, and fp16 for float32."""
-_MOVING = {"Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
-_STORED = {"float16": "fp16", "bfloat16": "bf16", "float8_e4m3fn": "fp8_e4m3"}
+"""int8 or fp8_e4m3 for products of two dequantized values, else what the weight is stored in, fp16 for float32."""
+_QUANTIZED = {"int8": "int8", "uint8": "int8", "float8_e4m3fn": "fp8_e4m3"}
+_STORED = {"float16": "fp16", "bfloat16": "bf16"}
 
 
 @dataclass(frozen=True)
@@ -52,27 +50,32 @@ class SiteGemm:
         }  # fmt: skip
 
 
-def int8_nodes(graph: onnx.GraphProto) -> frozenset[str]:
-    """Names of products, as weight sites call them, whose operands are both dequantized: INT8 in TensorRT.
+def quantized_type(site: WeightSite) -> str:
+    """What TensorRT computes a product of two dequantized values in: "int8" or "fp8_e4m3"; "" for other products.
 
-    A weight alone that is stored as INT8 saves memory; it is computed in floating point.
+    A weight alone that is stored in such a type saves memory; it is computed in floating point.
+
+    Example:
+        >>> site = WeightSite("w", "matmul", "MatMul", (8, 8), 0, "int8", 64, 512, True, "",
+        ...                   dequantized=("uint8", "int8"))
+        >>> quantized_type(site)
+        'int8'
     """
-    producers = {name: node for node in graph.node for name in node.output}
-
-    def dequantized(name: str) -> bool:
-        node = producers.get(name)
-        while node is not None and node.op_type in _MOVING:
-            node = producers.get(node.input[0])
-        return node is not None and node.op_type == "DequantizeLinear"
-
-    return frozenset(
-        node.name or f"{node.op_type}_{position}"
-        for position, node in enumerate(graph.node)
-        if node.op_type in ("Conv", "Gemm", "MatMul") and all(dequantized(name) for name in node.input[:2])
-    )
+    types = {_QUANTIZED.get(dtype, "") for dtype in site.dequantized}
+    return types.pop() if len(types) == 1 else ""
 
 
-def site_gemm(site: WeightSite, dtype: str = AUTO, *, int8: Collection[str] = ()) -> SiteGemm | None:
+def site_type(site: WeightSite, *, floats: str = "fp16") -> str:
+    """What `AUTO` stands for at a site.
+
+    Args:
+        site: Which.
+        floats: What float32 is computed in.
+    """
+    return quantized_type(site) or _STORED.get(site.dtype, floats)
+
+
+def site_gemm(site: WeightSite, dtype: str = AUTO) -> SiteGemm | None:
     """The product of a site, or None where its multiply-accumulates or axes are unknown.
 
     A convolution is a product of as many rows as its output has pixels, with all weights of an output channel as the
@@ -81,7 +84,6 @@ def site_gemm(site: WeightSite, dtype: str = AUTO, *, int8: Collection[str] = ()
     Args:
         site: An eligible one.
         dtype: A type, or `AUTO`.
-        int8: What `int8_nodes` found.
 
     Example:
         >>> conv = WeightSite("w", "conv", "Conv", (64, 16, 3, 3), 1, "float16", 9216, 9216 * 100, True, "",
@@ -99,14 +101,10 @@ def site_gemm(site: WeightSite, dtype: str = AUTO, *, int8: Collection[str] = ()
         node=site.node,
         op=site.op,
         tensor=site.tensor,
-        gemm=Gemm(site.macs // site.parameters, n, k, _stored_type(site, int8) if dtype == AUTO else dtype),
+        gemm=Gemm(site.macs // site.parameters, n, k, site_type(site) if dtype == AUTO else dtype),
         count=site.parameters // (n * k),
         exact=kernel == 1,
     )
-
-
-def _stored_type(site: WeightSite, int8: Collection[str]) -> str:
-    return "int8" if site.node in int8 else _STORED.get(site.dtype, "fp16")
 
 
 def eligible_gemms(
@@ -130,8 +128,7 @@ def eligible_gemms(
         known = [AUTO, *(name for name, kind in DTYPES.items() if kind.outputs)]
         raise ConfigError("no such data type of a product", where="dtype", got=dtype, expected=", ".join(known))
     sites = [site for site in find_sites(model, shapes=shapes, allow_unknown_operators=True) if site.eligible]
-    int8 = int8_nodes(model.proto.graph)
-    found = [site_gemm(site, dtype, int8=int8) for site in sites]
+    found = [site_gemm(site, dtype) for site in sites]
     unknown = tuple(site.node for site, gemm in zip(sites, found, strict=True) if gemm is None)
     if unknown:
         _require_shapes(model, shapes or {}, unknown)

@@ -9,7 +9,7 @@ from trtsparse.errors import ConfigError, DeviceError, MissingDependencyError
 from trtsparse.tune import shipped
 from trtsparse.tune.cache import Cache
 from trtsparse.tune.gemm import Gemm
-from trtsparse.tune.gpus import GPUS, Gpu, find_gpu
+from trtsparse.tune.gpus import GPUS, Gpu, find_board, find_gpu
 from trtsparse.tune.result import GemmResult
 from trtsparse.tune.shipped import Table
 from trtsparse.tune.tune import TuneResult, tune
@@ -105,19 +105,19 @@ def find_times(
         text = f"nothing was measured here ({error.what}): {stand_in.text}"
         return Times(stand_in.gpu, text, table=stand_in.table, peaks=stand_in.peaks)
     name = tuned.facts.get("gpu", "this GPU")
-    return Times(name, f"measured on the GPU at hand, {name}", tuned=tuned, peaks=GPUS.get(shipped.short_name(name)))
+    return Times(name, f"measured on the GPU at hand, {name}", tuned=tuned, peaks=find_board(name))
 
 
 def _named(gpu: str) -> Times:
     name = gpu.lower()
-    peaks = GPUS.get(name)
     if name in shipped.names():
         table = shipped.load(name)
+        peaks = find_board(table.facts["gpu"])
         libraries = ", ".join(f"{key} {table.facts[key]}" for key in ("cublaslt", "cusparselt", "driver"))
         text = f"times of the table that ships for {table.facts['gpu']}, measured {table.date} ({libraries})"
         more = "; products that it does not have are estimated from the GPU's peaks" if peaks else ""
         return Times(table.facts["gpu"], text + more, table=table, peaks=peaks)
-    if peaks is None:
+    if name not in GPUS:
         known = sorted({*shipped.names(), *GPUS})
         raise ConfigError(
             "nothing is known of this GPU",
@@ -126,7 +126,8 @@ def _named(gpu: str) -> Times:
             expected=", ".join(known),
             fix="leave --gpu (gpu= in Python) out to measure here, or take one of these",
         )
-    return Times(peaks.title, f"estimates from the peaks of {peaks.title}, not measured", peaks=find_gpu(name))
+    estimated = find_gpu(name)
+    return Times(estimated.title, f"estimates from the peaks of {estimated.title}, not measured", peaks=estimated)
 
 
 def _timing(result: GemmResult) -> Timing | None:

@@ -119,7 +119,7 @@ def tune(
         work: A model, whose eligible weight sites are tuned, or products. It is not changed.
         shapes: Of the model's inputs, where they are dynamic.
         dtype: Of a model's products: "fp16", "bf16", "int8", "fp8_e4m3", "tf32", or "auto", as the weights are stored
-            (fp16 for float32, int8 for products of two quantized values).
+            (fp16 for float32, int8 or fp8_e4m3 for products of two such values).
         cache: Where results are kept; default: a file in the user's cache folder.
         fresh: Measure again what is known, and try again what failed.
         limit_s: No product is begun after so many seconds; those that are left are in ``missing``.

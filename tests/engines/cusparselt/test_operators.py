@@ -196,8 +196,12 @@ REFUSED = {
         it("ConvTranspose", ["x3", "k"], ["y"], auto_pad="SAME_UPPER")
     ],
     "ConvTranspose with pads that differ at the two ends": [it("ConvTranspose", ["x3", "k"], ["y"], pads=[0, 1])],
-    "Resize with mode 'nearest' with coordinates 'half_pixel' and 'ceil'": [
-        it("Resize", ["x3", "", "twice"], ["y"], nearest_mode="ceil")
+    "Resize with mode 'nearest' with coordinates 'tf_crop_and_resize'": [
+        it("Resize", ["x3", "", "twice"], ["y"], coordinate_transformation_mode="tf_crop_and_resize")
+    ],
+    "Resize with antialias": [it("Resize", ["x3", "", "twice"], ["y"], mode="linear", antialias=1)],
+    "Resize with keep_aspect_ratio_policy 'not_larger'": [
+        it("Resize", ["x3", "", "", "n"], ["y"], axes=[2], keep_aspect_ratio_policy="not_larger")
     ],
     "Resize with mode 'linear' with coordinates 'asymmetric'": [
         it("Resize", ["x3", "", "twice"], ["y"], mode="linear", coordinate_transformation_mode="asymmetric")
@@ -239,8 +243,22 @@ def test_resize_is_executed_from_opset_11_on():
             "average pooling with pads that differ at the two ends",
         ),
         (
-            node_model("Resize", [(1, 2, 3, 4)], constants=[None, np.float32([1, 1, 1.5, 1])]),
-            "nearest_mode 'round_prefer_floor' with scales that are not whole",
+            node_model("Resize", [(1, 2, 3, 4)], constants=[None, np.float32([1, 2, 2, 2])], mode="linear"),
+            "mode 'linear' from [1, 2, 3, 4] to [1, 4, 6, 8]",
+        ),
+        (
+            node_model(
+                "Resize",
+                [(1, 2, 3, 4)],
+                constants=[None, np.float32([1, 1, 1, 0.25])],
+                mode="linear",
+                coordinate_transformation_mode="pytorch_half_pixel",
+            ),
+            "coordinates 'pytorch_half_pixel' to one pixel",
+        ),
+        (
+            node_model("Dropout", [(2, 3)], constants=[np.float32(0.5), np.array(True)]),  # noqa: FBT003 - a value
+            "training_mode",
         ),
     ],
 )

@@ -254,6 +254,17 @@ def test_an_attention_takes_computed_masks_of_any_dims(mask):
     check(source)
 
 
+@pytest.mark.parametrize("opset", [11, 17])
+@pytest.mark.parametrize("x", [(2, 3, 4, 8), (2, 2, 3, 4, 8)])
+@pytest.mark.parametrize("mask", [None, (4, 4)])
+def test_a_softmax_along_axis_3_is_one_along_the_last_of_four(x, mask, opset):
+    source = attention(x, scale=(), mask=mask)
+    (softmax,) = (node for node in source.graph.node if node.op_type == "Softmax")
+    softmax.attribute.append(helper.make_attribute("axis", 3))
+    source.opset_import[0].version = opset
+    assert check(source)["Attention"] == 1
+
+
 def test_a_product_of_probabilities_with_weights_is_no_attention():
     counts = check(attention((3, 4, 8), scale=(), values=True))
     assert counts["Attention"] == 0

@@ -9,7 +9,7 @@ from trtsparse.engines.cusparselt import products
 from trtsparse.engines.cusparselt.graph import Node
 from trtsparse.engines.cusparselt.products import Products
 from trtsparse.errors import EngineError
-from trtsparse.tune.choose import question
+from trtsparse.tune.choose import NotTuned, question
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.usefixtures("libraries")
@@ -215,6 +215,50 @@ def test_a_compliant_weight_has_a_dense_kernel_where_sparse_ones_are_not_wanted(
     (used,) = product.used
     assert used.kernel.kind == ("sparse" if use_sparse else "dense")
     assert product._owner.chosen == {question(used.gemm, compliant=use_sparse): used.kernel}
+    product._owner.close()
+
+
+@pytest.mark.usefixtures("libraries")
+def test_a_product_that_could_not_be_tuned_is_pytorchs_with_a_warning_and_not_remembered():
+    """So that an engine that is loaded from the saved form has it tuned; in this one nothing changes meanwhile."""
+    asked = []
+
+    def choose(gemm, fits):
+        asked.append((gemm, fits))
+        raise NotTuned("out of memory")
+
+    product, x = opened(choose), values(7, K)
+    with pytest.warns(RuntimeWarning) as warned:
+        check(product(x), right(x))
+    (used,) = product.used
+    assert [str(warning.message) for warning in warned] == [
+        f"the product {used.gemm.key} could not be tuned, and PyTorch's own kernel may compute it: out of memory"
+    ]
+    assert used.kernel is None
+    owner = product._owner
+    assert owner.chosen == {}
+    assert owner.choose(used.gemm, compliant=True) is None
+    assert asked == [(used.gemm, True)]
+    with pytest.warns(RuntimeWarning):
+        assert owner.choose(used.gemm, compliant=False) is None
+    assert asked == [(used.gemm, True), (used.gemm, False)]
+    owner.close()
+
+
+@pytest.mark.usefixtures("libraries")
+def test_that_there_is_no_kernel_for_a_product_is_remembered():
+    product = opened(chooser("pytorch"))
+    product(values(7, K))
+    (used,) = product.used
+    assert product._owner.chosen == {question(used.gemm, compliant=True): None}
+    product._owner.close()
+
+
+@pytest.mark.parametrize("adds", [False, True])
+def test_no_rows_have_no_kernel(adds):
+    product = opened(lambda gemm, _fits: pytest.fail(f"{gemm.key} was asked for"), adds=adds, act="relu")
+    found = product(values(2, 0, K), *([values(N)] if adds else []))
+    assert (found.shape, found.dtype, product.used) == ((2, 0, N), torch.bfloat16, [])
     product._owner.close()
 
 

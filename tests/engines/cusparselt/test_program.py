@@ -17,6 +17,7 @@ from trtsparse.engines.cusparselt.program import Program, check_operators
 from trtsparse.errors import EngineError, ModelError
 from trtsparse.files.model import OnnxModel
 from trtsparse.precision.feeds import random_feeds
+from trtsparse.precision.ort import runner
 
 torch = pytest.importorskip("torch")
 SMALL = {"layers": 2, "hidden": 64, "heads": 4, "intermediate": 128}
@@ -124,6 +125,37 @@ def test_a_batch_of_nothing_gives_nothing():
     source = models.get("mlp", widths=(16, 8, 4))
     (found,) = execute(source, {"input": np.zeros((0, 16), np.float32)})[0].values()
     assert found.shape == (0, 4)
+
+
+@pytest.mark.parametrize("parts", [(7, 3), (6, 4), (8, 4)])
+def test_the_last_parts_of_a_split_may_be_shorter_or_empty(parts):
+    size, count = parts
+    names = [f"y{at}" for at in range(count)]
+    node = helper.make_node("Split", ["x"], names, axis=0, num_outputs=count)
+    source = model([node], [], inputs={"x": [size, 2]}, outputs=dict.fromkeys(names), opset=18)
+    x = random(size, 2)
+    for name, right in runner(OnnxModel.open(source), optimize=False)({"x": x}).items():
+        np.testing.assert_array_equal(execute(source, {"x": x})[0][name], right)
+
+
+@pytest.mark.parametrize("op", ["Range", "ConstantOfShape", "Shape", "Cast"])
+def test_what_shapes_alone_say_is_put_on_the_device_where_it_is_an_output(op):
+    """The device "meta" is not the CPU, as a GPU is not."""
+    nodes = {
+        "Range": [helper.make_node("Size", ["x"], ["n"]), helper.make_node("Range", ["zero", "n", "one"], ["y"])],
+        "ConstantOfShape": [
+            helper.make_node("Shape", ["x"], ["n"]),
+            helper.make_node("ConstantOfShape", ["n"], ["y"]),
+        ],
+        "Shape": [helper.make_node("Shape", ["x"], ["y"])],
+        "Cast": [helper.make_node("Shape", ["x"], ["n"]), helper.make_node("Cast", ["n"], ["y"], to=1)],
+    }[op]
+    constants = [tensor("zero", np.array(0)), tensor("one", np.array(1))]
+    graph = fuse(read_graph(OnnxModel.open(model(nodes, constants, inputs={"x": [2, 3]}))))
+    for floating in (None, torch.bfloat16):
+        program = Program(graph, device="meta", floating=floating, linear=plain)
+        (found,) = program([torch.empty(2, 3, device="meta")])
+        assert found.device.type == "meta"
 
 
 def test_all_operators_that_are_not_executed_are_named_at_once():

@@ -93,6 +93,14 @@ def test_every_way_gives_the_same(way, dtype, act, biased):
     product.close()
 
 
+@pytest.mark.parametrize(("more", "dtype"), [({}, torch.float16), ({"y_scale": 0.5}, torch.int8)])
+def test_no_rows_have_no_kernel(more, dtype):
+    product = opened(lambda gemm, _fits: pytest.fail(f"{gemm.key} was asked for"), act="gelu", **more)
+    found = product(torch.zeros((2, 0, K), dtype=torch.float16))
+    assert (found.shape, found.dtype, product.used) == ((2, 0, N), dtype, [])
+    product.close()
+
+
 STEPS = {**WAYS, "integers for the next product from a sparse kernel": {"steps": 1.0}}
 
 

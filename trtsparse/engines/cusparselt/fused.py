@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from trtsparse.engines.cusparselt.graph import Node
-from trtsparse.engines.cusparselt.operators import Step, Tensor, operator
+from trtsparse.engines.cusparselt.operators import OPERATORS, Step, Tensor, operator
 
 __all__: list[str] = []
 
@@ -33,7 +35,8 @@ def _rms_norm(node: Node) -> Step:
 def _attention(node: Node) -> Step:
     from torch.nn import functional
 
-    scale = node.attributes["scale"]
+    scale, axis = node.attributes["scale"], node.attributes["axis"]
+    soften = OPERATORS["Softmax"](replace(node, op="Softmax"))
 
     def step(
         queries: Tensor,
@@ -44,10 +47,12 @@ def _attention(node: Node) -> Step:
         attend: Step = functional.scaled_dot_product_attention,
     ) -> Tensor:
         """The keys come transposed, as the product of the original took them."""
-        if mask is not None and not _fits(mask, queries, keys):
-            return functional.softmax(queries @ keys * scale + mask.to(queries.dtype), dim=-1) @ values
-        keys = keys.transpose(-1, -2)
         mask = None if mask is None else mask.to(queries.dtype)
+        rank = max(value.dim() for value in (queries, keys, mask) if value is not None)
+        if axis not in (-1, rank - 1) or (mask is not None and not _fits(mask, queries, keys)):
+            scores = queries @ keys * scale
+            return soften(scores if mask is None else scores + mask) @ values
+        keys = keys.transpose(-1, -2)
         return attend(queries, keys, values, mask, scale=scale)
 
     return step

@@ -20,7 +20,7 @@ __all__ = ["FAILURES", "OPERATORS", "Step", "Tensor", "axes_of", "is_known", "nu
 Tensor = Any
 Step = Callable[..., Any]
 OPERATORS: dict[str, Callable[[Node], Step]] = {}
-"""By name; `trtsparse.engines.cusparselt.shaping`, `.spatial` and `.fused` add theirs."""
+"""By name; `trtsparse.engines.cusparselt.shaping`, `.spatial`, `.resizing` and `.fused` add theirs."""
 FAILURES = (RuntimeError, ValueError, IndexError, TypeError, NotImplementedError, ArithmeticError)
 """What a step raises for values that it does not take."""
 
@@ -62,14 +62,22 @@ def to_tensor(array: np.ndarray, *, device: Any = "cpu", floating: Any = None) -
     Args:
         array: In any order; it need not be writable.
         device: Where the copy is, and is reordered; it is converted before, so that it takes no more memory there.
-        floating: PyTorch's type that float32 values get; None: as they are.
+        floating: PyTorch's type that float32 values get, in which finite ones stay finite; None: as they are.
     """
     import torch
 
     if array.dtype.name == "bfloat16":
         return torch.tensor(array.view(np.int16)).to(device).view(torch.bfloat16).contiguous()
     kind = floating if array.dtype == np.float32 else None
-    return torch.tensor(array, dtype=kind).to(device).contiguous()
+    made = torch.tensor(array, dtype=kind)
+    if kind is not None and bool(made.isinf().any()):  # what stands for minus infinity in masks is too large
+        made = torch.where(torch.tensor(np.isinf(array)), made, made.clamp(*_limits(kind)))
+    return made.to(device).contiguous()
+
+
+def _limits(kind: Any) -> tuple[float, float]:
+    most = float(_torch().finfo(kind).max)
+    return -most, most
 
 
 def together(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -84,7 +92,7 @@ def together(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 _UNARY = {
     "Relu": "relu", "Sigmoid": "sigmoid", "Tanh": "tanh", "Erf": "erf", "Exp": "exp", "Log": "log", "Sqrt": "sqrt",
     "Reciprocal": "reciprocal", "Neg": "neg", "Abs": "abs", "Floor": "floor", "Ceil": "ceil", "Round": "round",
-    "Sin": "sin", "Cos": "cos", "Not": "logical_not", "Identity": None, "Dropout": None, "Sign": "sign",
+    "Sin": "sin", "Cos": "cos", "Not": "logical_not", "Identity": None, "Sign": "sign",
 }  # fmt: skip
 _BINARY = {
     "Add": "add", "Sub": "sub", "Mul": "mul", "Equal": "eq", "Less": "lt", "Greater": "gt",
@@ -95,11 +103,20 @@ _BINARY = {
 @operator(*_UNARY)
 def _unary(node: Node) -> Step:
     name = _UNARY[node.op]
-    if name is None:
-        if len(node.outputs) > 1:
-            raise NotImplementedError("its mask")
-        return lambda x, *_: x
-    return getattr(_torch(), name)  # type: ignore[no-any-return]
+    return (lambda x: x) if name is None else getattr(_torch(), name)
+
+
+@operator("Dropout")
+def _dropout(node: Node) -> Step:
+    if len(node.outputs) > 1:
+        raise NotImplementedError("its mask")
+
+    def step(x: Tensor, _ratio: Tensor | None = None, training: Tensor | None = None) -> Tensor:
+        if training is not None and bool(training):
+            raise NotImplementedError("training_mode")
+        return x
+
+    return step
 
 
 @operator(*_BINARY)
@@ -189,7 +206,7 @@ def _cast(node: Node) -> Step:
     kind = kinds[to]
 
     def step(x: Tensor, *, floating: Any = None) -> Tensor:
-        return x.to(kind or floating or torch.float32)
+        return x.to(kind or (floating if x.is_floating_point() else None) or torch.float32)
 
     return step
 

@@ -252,7 +252,7 @@ def _flat(graph: Graph, value: str) -> str:
 
 
 def _attention(uses: _Uses, softmax: Node) -> bool:
-    """softmax(q k^T * scale + mask) v."""
+    """softmax(q k^T * scale + mask) v; along axis 3 as exporters write it for four dims, and there may be others."""
     axis = softmax.attributes.get("axis", -1 if softmax.opset >= 13 else 1)
     if softmax.op != "Softmax" or axis not in (-1, 3):
         return False
@@ -280,7 +280,8 @@ def _attention(uses: _Uses, softmax: Node) -> bool:
         return False
     gone.append(scores)
     inputs = [*scores.inputs, product.inputs[1], *([mask] if mask else [])]
-    uses.graph.replace(gone, Node("Attention", product.name, inputs, product.outputs, {"scale": scale}))
+    given = {"scale": scale, "axis": axis}
+    uses.graph.replace(gone, Node("Attention", product.name, inputs, product.outputs, given, softmax.opset))
     return True
 
 

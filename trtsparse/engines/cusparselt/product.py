@@ -237,7 +237,7 @@ class Product(WeightProduct):
 
     def _prepare(self, rows: int, undo: contextlib.ExitStack) -> tuple[Compute, Used | None]:
         dtype = HALVES.get(str(self._dtype))
-        if dtype is None:
+        if dtype is None or not rows:
             return self._by_torch, None
         gemm, kernel = self._choose(rows, dtype)
         used = Used(self._node.name, self.tensor, gemm, kernel)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,7 +15,7 @@ from trtsparse.engines.cusparselt.product import Product, Used
 from trtsparse.engines.cusparselt.program import Linear
 from trtsparse.engines.cusparselt.quantized_product import QuantizedProduct
 from trtsparse.files.protobuf import Buffer
-from trtsparse.tune.choose import Choose, question
+from trtsparse.tune.choose import Choose, NotTuned, question
 from trtsparse.tune.gemm import Gemm
 from trtsparse.tune.result import Kernel
 from trtsparse.tune.sparse import Sparse
@@ -37,7 +38,7 @@ class Products:
         passes: Milliseconds of passes over results that were measured before, by what they do.
 
     Attributes:
-        chosen: What ``choose`` answered, by its `trtsparse.tune.choose.question`.
+        chosen: What ``choose`` answered, by its `trtsparse.tune.choose.question`; not what could not be tuned.
         passes: As above, with those that were measured since.
         number: The GPU's.
         opaques: What traced graphs call; current while they run.
@@ -60,6 +61,7 @@ class Products:
         self._scalars: dict[float, Tensor] = {}
         self._used: tuple[Used, ...] = ()
         self.chosen: dict[str, Kernel | None] = {}
+        self._not_tuned: set[str] = set()
         self.passes = dict(passes or {})
         self.number = getattr(device, "index", None) or 0
         self._choose, self._use_sparse = choose, use_sparse
@@ -72,10 +74,22 @@ class Products:
         return product
 
     def choose(self, gemm: Gemm, compliant: bool) -> Kernel | None:  # noqa: FBT001 - as it was given
-        """The kernel for a product, remembered in ``chosen``."""
+        """The kernel for a product, remembered in ``chosen``; None for PyTorch's own.
+
+        A product that could not be tuned has PyTorch's own too, as long as this object lives; a warning tells it.
+        That is not in ``chosen``: an engine that is loaded from the saved form asks again.
+        """
         compliant = compliant and self._use_sparse
-        kernel = self._choose(gemm, compliant)
-        self.chosen[question(gemm, compliant=compliant)] = kernel
+        asked = question(gemm, compliant=compliant)
+        if asked in self._not_tuned:
+            return None
+        try:
+            kernel = self.chosen[asked] = self._choose(gemm, compliant)
+        except NotTuned as failed:
+            self._not_tuned.add(asked)
+            text = f"the product {gemm.key} could not be tuned, and PyTorch's own kernel may compute it: {failed}"
+            warnings.warn(text, RuntimeWarning, stacklevel=2)
+            return None
         return kernel
 
     def pass_ms(self, name: str, work: Callable[[], Any]) -> float:

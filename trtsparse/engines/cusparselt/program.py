@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from trtsparse.engines.cusparselt import fused, shaping, spatial
+from trtsparse.engines.cusparselt import fused, resizing, shaping, spatial
 from trtsparse.engines.cusparselt.graph import PRODUCTS, Graph, Node
+from trtsparse.engines.cusparselt.lowering import keeps_exact, lowered
 from trtsparse.engines.cusparselt.operators import FAILURES, OPERATORS, Tensor, is_known, to_tensor
 from trtsparse.errors import EngineError, ModelError
 
@@ -19,11 +20,12 @@ __all__ = ["Linear", "Program", "check_operators", "to_tensor"]
 Shapes = tuple[tuple[int, ...], ...]
 Linear = Callable[..., Tensor]
 """(..., K), and what the node adds if it adds something, to (..., N): a product with its bias and activation."""
-_REGISTERED = (fused, shaping, spatial)  # importing them enters their operators into the table
+_REGISTERED = (fused, resizing, shaping, spatial)  # importing them enters their operators into the table
 _HOST_INPUTS = {
     "Reshape": (1,), "Slice": (1, 2, 3, 4), "Expand": (1,), "Unsqueeze": (1,), "Squeeze": (1,), "Split": (1,),
     "Tile": (1,), "Pad": (1, 2, 3), "Resize": (1, 2, 3), "Clip": (1, 2), "ConstantOfShape": (0,),
-    "Range": (0, 1, 2), "ReduceSum": (1,), "ReduceMean": (1,), "ReduceMax": (1,), "ReduceMin": (1,), "ReduceL2": (1,),
+    "Range": (0, 1, 2), "Dropout": (1, 2), "ReduceSum": (1,), "ReduceMean": (1,), "ReduceMax": (1,),
+    "ReduceMin": (1,), "ReduceL2": (1,),
 }  # fmt: skip
 _HOST_OUTPUTS = {"Shape", "Size"}
 _CONV2D = 4  # dims of its weight
@@ -87,13 +89,41 @@ class _Step:
     last: list[str]
 
 
+@dataclass
+class _Values:
+    """What one execution reads.
+
+    Attributes:
+        shapes: Of the inputs.
+        sizes: What steps on the host computed for such inputs.
+        computed: What the other steps computed and is still read.
+        lowered: Those of these that were float32, in the program's type, where that was asked for.
+    """
+
+    shapes: Shapes
+    sizes: dict[str, Any]
+    computed: dict[str, Tensor]
+    lowered: dict[str, Tensor] = field(default_factory=dict)
+
+    def find(self, names: Sequence[str]) -> list[Any]:
+        """What was computed under some names, among which others may be."""
+        return [held[name] for name in names for held in (self.computed, self.sizes) if name in held]
+
+    def forget(self, names: Sequence[str]) -> None:
+        """Free what nothing reads any more."""
+        for name in names:
+            self.computed.pop(name, None)
+            self.lowered.pop(name, None)
+
+
 class Program:
     """A graph that was made ready for a device. Not thread-safe.
 
     Args:
         graph: After fusion; its operators were checked.
         device: PyTorch's name of it, such as "cuda:0" or "cpu".
-        floating: PyTorch's type in which float32 values are computed; None: as the model has them.
+        floating: PyTorch's type in which float32 values are computed, but for those that come from integers; None: as
+            the model has them.
         linear: Makes the step of a "Linear" node from the node, its weight (N, K) and its bias (N,) or None.
         attend: In place of ``torch.nn.functional.scaled_dot_product_attention``.
     """
@@ -111,9 +141,9 @@ class Program:
 
         self._torch = torch
         self.graph, self.device, self.floating = graph, torch.device(device), floating
-        self._constants: dict[tuple[str, bool], Tensor] = {}
+        self._constants: dict[tuple[str, bool, bool], Tensor] = {}
         self._filters = {node.inputs[1] for node in graph.nodes if node.op == "Conv"}
-        self._moved: dict[tuple[Shapes, str], Tensor] = {}
+        self._moved: dict[tuple[Shapes, str, bool], Tensor] = {}
         self._sizes: dict[Shapes, dict[str, Tensor]] = {}  # what steps on the host computed for inputs of some shapes
         self._on_host: set[str] = set()
         self.steps = self._plan(linear, attend)
@@ -130,7 +160,6 @@ class Program:
             computed = [value for value in node.inputs if value and value not in graph.constants]
             host = node.op in _HOST_OUTPUTS or (
                 all(value in on_host for value in computed)
-                and not set(node.outputs) & outputs
                 and node.op not in PRODUCTS  # their weights are on the device
             )
             if host:
@@ -150,7 +179,7 @@ class Program:
             gone = [v for v in dict.fromkeys(node.inputs) if v and last[v] is node and v not in outputs]
             for source, wants_host in zip(sources, wanted, strict=True):
                 if source in graph.constants:
-                    self._constant(source, host=wants_host)
+                    self._constant(source, host=wants_host, exact=wants_host)
             steps.append(_Step(node, compute, host, sources, wanted, gone))
         return steps
 
@@ -165,17 +194,17 @@ class Program:
             return lambda *values: product(*map(_channels_last, values)).movedim(-1, -3)
         return make(node, weight if node.attributes["transposed"] else weight.T, bias)
 
-    def _constant(self, name: str, *, host: bool) -> Tensor:
-        found = self._constants.get((name, host))
+    def _constant(self, name: str, *, host: bool, exact: bool) -> Tensor:
+        found = self._constants.get((name, host, exact))
         if found is None:
             array = self.graph.constants[name]
-            place = {} if host else {"device": self.device, "floating": self.floating}
-            found = to_tensor(array, **place)
+            place = "cpu" if host else self.device
+            found = to_tensor(array, device=place, floating=None if exact else self.floating)
             if name in self._filters and found.dim() == _CONV2D and not host:
                 # as Tensor Cores take it, and so that the convolution's other operands follow: given otherwise, it is
                 # copied in every execution
                 found = found.contiguous(memory_format=self._torch.channels_last)
-            self._constants[name, host] = found
+            self._constants[name, host, exact] = found
         return found
 
     def _on_device(self, value: Tensor) -> Tensor:
@@ -252,9 +281,10 @@ class Program:
         watch: Callable[[str, Callable[[], Any]], Any] | None = None,
     ) -> list[Tensor]:
         """Take some steps; ``sizes`` holds what those on the host computed."""
-        values: dict[str, Tensor] = dict(zip(self.graph.inputs, map(self._on_device, inputs), strict=True))
+        fed = dict(zip(self.graph.inputs, map(self._on_device, inputs), strict=True))
+        values = _Values(shapes, sizes, fed)
         for step in steps:
-            work = partial(step.compute, *self._arguments(step, values, sizes, shapes))
+            work = partial(step.compute, *self._arguments(step, values))
             try:
                 found = work() if watch is None or step.on_host else watch(step.node.name, work)
             except EngineError:
@@ -266,32 +296,36 @@ class Program:
                     got=str(error),
                 ) from error
             whole = found if isinstance(found, tuple) else (found,)
-            (sizes if step.on_host else values).update(zip(step.node.outputs, whole, strict=False))
-            for name in step.last:
-                values.pop(name, None)
-        return [self._value(values, sizes, name, shapes, host=False) for name in self.graph.outputs]
+            (sizes if step.on_host else values.computed).update(zip(step.node.outputs, whole, strict=False))
+            values.forget(step.last)
+        return [self._value(values, name, host=False, exact=True) for name in self.graph.outputs]
 
-    def _arguments(
-        self, step: _Step, values: dict[str, Tensor], sizes: dict[str, Any], shapes: Shapes
-    ) -> list[Tensor | None]:
+    def _arguments(self, step: _Step, values: _Values) -> list[Tensor | None]:
+        exact = self.floating is None or step.on_host or keeps_exact(step.node.op, values.find(step.sources))
         return [
-            self._value(values, sizes, source, shapes, host=host) if source else None
+            self._value(values, source, host=host, exact=exact or host) if source else None
             for source, host in zip(step.sources, step.host, strict=True)
         ]
 
-    def _value(
-        self, values: dict[str, Tensor], sizes: dict[str, Any], name: str, shapes: Shapes, *, host: bool
-    ) -> Tensor:
-        if name in values:
-            return values[name]
-        if name not in sizes:
-            return self._constant(name, host=host)
+    def _value(self, values: _Values, name: str, *, host: bool, exact: bool) -> Tensor:
+        if name in values.computed:
+            return values.computed[name] if exact else self._lowered(values, name)
+        if name not in values.sizes:
+            return self._constant(name, host=host, exact=exact)
         if host:
-            return sizes[name]
-        moved = self._moved.get((shapes, name))  # of these shapes it is always the same
-        if moved is None:
-            moved = self._moved[shapes, name] = self._on_device(sizes[name])
-        return moved
+            return values.sizes[name]
+        key = (values.shapes, name, exact)
+        if key not in self._moved:  # of these shapes it is always the same
+            found = values.sizes[name].to(self.device)
+            self._moved[key] = found if exact else lowered(found, self.floating)
+        return self._moved[key]
+
+    def _lowered(self, values: _Values, name: str) -> Tensor:
+        if values.computed[name].dtype != self._torch.float32:
+            return values.computed[name]
+        if name not in values.lowered:
+            values.lowered[name] = lowered(values.computed[name], self.floating)
+        return values.lowered[name]
 
 
 def _channels_last(value: Tensor) -> Tensor:

@@ -97,6 +97,8 @@ class QuantizedProduct(WeightProduct):
         return self._torch.round(x.float() / scale).clamp(-128, 127).to(self._torch.int8)
 
     def _prepare(self, rows: int, dtype: Any, undo: contextlib.ExitStack) -> tuple[Compute, Used | None]:
+        if not rows:
+            return self._finishing(lambda x: x.new_empty((0, self.n)).int(), rows, scaled=False), None
         gemm, kernel = self._choose(rows, dtype)
         used = Used(self._node.name, self.tensor, gemm, kernel)
         if kernel is None:

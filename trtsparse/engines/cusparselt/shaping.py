@@ -94,8 +94,10 @@ def _split(node: Node) -> Step:
 
     def step(x: Tensor, sizes: Tensor | None = None) -> Any:
         lengths = node.attributes.get("split") if sizes is None else numbers(sizes)
-        if lengths is None:
-            return x.split(-(-x.shape[axis] // len(node.outputs)), dim=axis)
+        if lengths is None:  # the last ones are shorter, or empty
+            size, count = x.shape[axis], len(node.outputs)
+            most = -(-size // count)
+            lengths = [min(most, max(size - at * most, 0)) for at in range(count)]
         return x.split(lengths, dim=axis)
 
     return step

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from trtsparse.engines.cusparselt.graph import Node
-from trtsparse.engines.cusparselt.operators import Step, Tensor, numbers, operator
+from trtsparse.engines.cusparselt.operators import Step, Tensor, operator
 
 __all__ = ["padding"]
 
@@ -128,35 +128,5 @@ def _global_pool(node: Node) -> Step:
     def step(x: Tensor) -> Tensor:
         axes = tuple(range(2, x.dim()))
         return x.mean(dim=axes, keepdim=True) if node.op == "GlobalAveragePool" else x.amax(dim=axes, keepdim=True)
-
-    return step
-
-
-@operator("Resize")
-def _resize(node: Node) -> Step:
-    functional, given = _functional(), node.attributes
-    mode, place = given.get("mode", "nearest"), given.get("coordinate_transformation_mode", "half_pixel")
-    rounding = given.get("nearest_mode", "round_prefer_floor")
-    if node.opset < 11:
-        raise NotImplementedError(f"the inputs that it has in opset {node.opset}")
-    exact = (place, rounding) == ("asymmetric", "floor")  # as PyTorch does it, for every scale
-    whole = place == "half_pixel" and rounding.startswith("round")  # the same for whole scales
-    if mode == "cubic" or place not in ("asymmetric", "half_pixel", "pytorch_half_pixel", "align_corners"):
-        raise NotImplementedError(f"mode {mode!r} with coordinates {place!r}")
-    if mode == "nearest" and not (exact or whole):
-        raise NotImplementedError(f"mode 'nearest' with coordinates {place!r} and {rounding!r}")
-    if mode == "linear" and place == "asymmetric":
-        raise NotImplementedError("mode 'linear' with coordinates 'asymmetric'")
-
-    def step(x: Tensor, _roi: Tensor = None, scales: Tensor | None = None, sizes: Tensor | None = None) -> Tensor:
-        wanted = [] if sizes is None else numbers(sizes)[2:]
-        if not wanted:
-            wanted = [int(n * scale) for n, scale in zip(x.shape[2:], scales.tolist()[2:], strict=True)]  # type: ignore[union-attr]
-        if mode == "nearest":
-            if not exact and any(after % before for before, after in zip(x.shape[2:], wanted, strict=True)):
-                raise NotImplementedError(f"nearest_mode {rounding!r} with scales that are not whole")
-            return functional.interpolate(x, wanted, mode="nearest")
-        name = {1: "linear", 2: "bilinear", 3: "trilinear"}[x.dim() - 2]
-        return functional.interpolate(x, wanted, mode=name, align_corners=place == "align_corners")
 
     return step
