@@ -112,6 +112,64 @@ def test_a_bias_in_a_constant_node_is_changed_too():
     assert keeps_the_mean(proto, result)
 
 
+NORMALIZED = {name: np.ones(4, np.float32) for name in ("scale", "var")} | {
+    "shift": np.zeros(4, np.float32),
+    "mean": random(4, seed=1),
+}
+NORMALIZATION = helper.make_node("BatchNormalization", ["h", "scale", "shift", "mean", "var"], ["y"])
+
+
+@pytest.mark.parametrize(
+    ("product", "x", "weight", "axes"),
+    [
+        pytest.param(helper.make_node("MatMul", ["x", "w"], ["h"]), X, random(8, 4), (0,), id="rows"),
+        pytest.param(helper.make_node("Gemm", ["x", "w"], ["h"]), X, random(8, 4), (0,), id="gemm"),
+        pytest.param(
+            helper.make_node("MatMul", ["w", "x"], ["h"]),
+            X.reshape(5, 8, 8),
+            random(4, 8),
+            (0, 2),
+            id="stacked columns",
+        ),
+        pytest.param(helper.make_node("Conv", ["x", "w"], ["h"]), IMAGES, random(4, 8, 1, 1), (0, 2, 3), id="images"),
+    ],
+)
+def test_the_mean_of_a_normalization_over_the_layer_s_outputs_is_a_bias(product, x, weight, axes):
+    proto, result = pruned([product, NORMALIZATION], x, w=weight, **NORMALIZED)
+    assert result.layers[0].biases == ("mean",)
+    assert keeps_the_mean(proto, result, x, axes)
+
+
+@pytest.mark.parametrize(
+    ("product", "x", "weight"),
+    [
+        pytest.param(helper.make_node("MatMul", ["x", "w"], ["h"]), X.reshape(10, 4, 8), random(8, 4), id="rows"),
+        pytest.param(
+            helper.make_node("MatMul", ["w", "x"], ["h"]), X.reshape(1, 4, 8, 10)[..., :4], random(4, 8), id="stacked"
+        ),
+        pytest.param(helper.make_node("Gemm", ["w", "x"], ["h"]), X.T[:, :4].copy(), random(4, 8), id="weight first"),
+    ],
+)
+def test_the_mean_of_a_normalization_over_another_axis_of_the_same_length_stays(product, x, weight):
+    x = np.ascontiguousarray(x)
+    proto, result = pruned([product, NORMALIZATION], x, w=weight, **NORMALIZED)
+    assert result.layers[0].rows > 0  # calibrated
+    assert result.layers[0].biases == ()
+    assert np.array_equal(arrays(result.model)["mean"], arrays(proto)["mean"])
+
+
+def test_the_rank_of_an_input_is_known_where_the_model_does_not_tell_shapes():
+    nodes = [
+        helper.make_node("Relu", ["x"], ["r"]),
+        helper.make_node("MatMul", ["w", "r"], ["h"]),
+        helper.make_node("Add", ["h", "b"], ["y"]),
+    ]
+    x = np.ascontiguousarray(X.T)
+    proto, result = pruned(nodes, x, w=random(4, 8), b=random(4, 1))
+    assert result.layers[0].biases == ("b",)
+    assert keeps_the_mean(proto, result, x, axes=(1,))
+
+
 @pytest.mark.parametrize(
     ("nodes", "constants"),
     [

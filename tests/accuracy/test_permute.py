@@ -19,6 +19,7 @@ from trtsparse.errors import (
     EngineError,
     FeedError,
     MissingDependencyError,
+    OperatorError,
     OutputError,
     PrecisionError,
     ShapeError,
@@ -321,6 +322,21 @@ def test_a_model_that_onnx_runtime_does_not_run_says_how_to_do_without(tmp_path)
     assert lines[-1] == "  to fix: leave the comparison out: check=False (--no-check)"
     assert list(tmp_path.iterdir()) == []
     assert permute(model, check=False, output=tmp_path / "p.onnx").kept_after > 0
+
+
+def test_channels_of_an_operator_that_onnx_does_not_define_keep_their_order():
+    net = Net()
+    x = net.node("Relu", net.linear("a", net.input("x", [4, 12]), 12, 16))
+    x = net.node("Special", net.linear("b", x, 16, 8))
+    model = net.model(net.linear("c", x, 8, 8))
+    with pytest.raises(OperatorError, match="allow_unknown_operators"):
+        permute(model, check=False)
+    result = permute(model, check=False, allow_unknown_operators=True)
+    assert [group.weights for group in result.groups] == [("b",)]
+    assert [name for name, _ in result.left_alone] == ["a", "c"]
+    before, after = arrays(model), arrays(result.model)
+    assert np.array_equal(before["c"], after["c"])
+    assert np.array_equal(np.sort(before["b"], axis=0), np.sort(after["b"], axis=0))
 
 
 def test_onnx_runtime_is_only_needed_for_the_comparison(monkeypatch):

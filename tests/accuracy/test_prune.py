@@ -324,6 +324,7 @@ def test_data_may_be_a_folder_of_files(tmp_path):
 
 @pytest.mark.parametrize(("options", "text"), [
     ({"samples": 0}, "calibration needs samples\n  where: samples\n  got: 0\n  expected: at least 1"),
+    ({"seed": -1}, "a seed must not be negative\n  where: seed\n  got: -1"),
     ({"damping": -1.0}, "damping must not be negative\n  where: damping\n  got: -1.0"),
 ])  # fmt: skip
 def test_numbers_out_of_range_are_errors(options, text):

@@ -141,6 +141,15 @@ def test_a_tied_weight_is_pruned_once_with_the_moments_of_all_its_uses():
             ],
             "also read by Gather 'embedding'",
         ),
+        (
+            [
+                helper.make_node("MatMul", ["x", "w"], ["h"], name="a"),
+                helper.make_node("Identity", ["w"], ["table"]),
+                helper.make_node("Gather", ["table", "rows"], ["g"], name="embedding"),
+                helper.make_node("MatMul", ["h", "g"], ["y"]),
+            ],
+            "also read by Gather 'embedding'",
+        ),
     ],
 )
 def test_a_tied_weight_that_cannot_be_calibrated_is_pruned_by_magnitude(nodes, reason):
@@ -150,6 +159,38 @@ def test_a_tied_weight_that_cannot_be_calibrated_is_pruned_by_magnitude(nodes, r
     assert (layer.method, layer.reason, layer.error) == ("magnitude", reason, None)
     expected = prune_by_magnitude(proto).model
     assert np.array_equal(arrays(result.model)["w"], arrays(expected)["w"])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_layer_whose_input_is_constant_is_pruned_by_magnitude(method):
+    proto = tied(
+        helper.make_node("Sin", ["places"], ["p"]),
+        helper.make_node("MatMul", ["p", "w"], ["k"], name="positions"),
+        helper.make_node("MatMul", ["x", "v"], ["q"], name="values"),
+        helper.make_node("Add", ["q", "k"], ["y"]),
+        places=random(20, 8), w=random(8, 8), v=random(8, 8, seed=1),
+    )  # fmt: skip
+    result = prune(proto, method=method, calibration=feeds(20, 8))
+    assert [(layer.tensor, layer.method, layer.reason) for layer in result.layers] == [
+        ("w", "magnitude", "its input does not depend on the model's inputs"),
+        ("v", method, ""),
+    ]
+    assert validate(result.model).compliant
+
+
+def test_operators_of_other_domains_with_the_same_names_are_passed_over():
+    nodes = [
+        helper.make_node("ReorderInput", ["x"], ["r"], domain="com.microsoft.nchwc", channels_last=0),
+        helper.make_node("Conv", ["r", "w"], ["c"], domain="com.microsoft.nchwc", kernel_shape=[1, 1]),
+        helper.make_node("ReorderOutput", ["c"], ["o"], domain="com.microsoft.nchwc", channels=16),
+        helper.make_node("Flatten", ["o"], ["f"]),
+        helper.make_node("Gemm", ["f", "v"], ["y"]),
+    ]
+    constants = [tensor("w", random(16, 16, 1, 1)), tensor("v", random(64, 8))]
+    proto = model(nodes, constants, inputs={"x": [3, 16, 2, 2]}, opset=17)
+    proto.opset_import.append(helper.make_opsetid("com.microsoft.nchwc", 1))
+    result = prune(proto, method="sparsegpt", calibration=images(3, 16, 2, 2))
+    assert [(layer.tensor, layer.method) for layer in result.layers] == [("v", "sparsegpt")]
 
 
 def test_a_pattern_that_two_axes_cannot_have_names_the_tensor():

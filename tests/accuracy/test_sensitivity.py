@@ -9,7 +9,7 @@ from tests.helpers import arrays, model, random, tensor
 from trtsparse.accuracy.calibration import Calibration
 from trtsparse.accuracy.prune import prune
 from trtsparse.accuracy.sensitivity import Limit, LimitedResult, prune_within, sensitivity
-from trtsparse.errors import ConfigError, PrecisionError
+from trtsparse.errors import ConfigError, OperatorError, PrecisionError
 from trtsparse.files.model import OnnxModel
 from trtsparse.precision.ort import runner
 from trtsparse.sparsity.prune import prune as prune_by_magnitude
@@ -154,6 +154,28 @@ def test_a_user_s_limit_counts_in_the_user_s_unit(tmp_path):
     assert 100 - right(OnnxModel.open(tmp_path / "out.onnx")) == pytest.approx(result.drop)
     assert result.drop <= 10
     assert result.to_dict()["max_drop"] == 10.0
+
+
+def test_a_model_with_plugins_is_scored_by_the_user():
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"]),
+        helper.make_node("Special", ["h"], ["s"]),
+        helper.make_node("MatMul", ["s", "v"], ["y"]),
+    ]
+    proto = model(nodes, [tensor("w", random(8, 8)), tensor("v", random(8, 8, seed=1) / 10)])
+
+    def evaluate(opened):
+        return sum(float(np.abs(values).sum()) for values in arrays(opened).values())
+
+    with pytest.raises(OperatorError, match="allow_unknown_operators"):
+        sensitivity(proto, evaluate=evaluate)
+    with pytest.raises(OperatorError, match="allow_unknown_operators"):
+        prune_within(proto, limit=Limit(1.0, evaluate))
+    found = sensitivity(proto, evaluate=evaluate, allow_unknown_operators=True)
+    assert [layer.tensor for layer in found.layers] == ["w", "v"]
+    limit = Limit(found.layers[1].drop * 1.01, evaluate)
+    result = prune_within(proto, limit=limit, allow_unknown_operators=True)
+    assert (result.dense, [tensor.tensor for tensor in result.tensors]) == (("w",), ["v"])
 
 
 def test_a_score_that_is_not_a_number_is_an_error():

@@ -68,6 +68,23 @@ def test_include_exclude_pattern_and_no_check(folder, capsys):
     assert names(folder) == ["model.onnx", "p.onnx"]
 
 
+def test_plugins_are_accepted_on_request(folder, capsys):
+    net = Net()
+    x = net.node("Relu", net.linear("first", net.input("x", [4, 12]), 12, 16))
+    x = net.node("Special", net.linear("second", x, 16, 12))
+    (folder / "plugin.onnx").write_bytes(net.model(x).SerializeToString())
+    options = ["permute", "plugin.onnx", "-o", "p.onnx", "--json"]
+    assert main(options) == 2
+    assert "--allow-unknown-operators" in capsys.readouterr().err
+    options.append("--allow-unknown-operators")
+    assert main(options) == 2
+    assert "to fix: leave the comparison out: check=False (--no-check)" in capsys.readouterr().err
+    assert main([*options, "--no-check"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert [group["permuted"] for group in document["groups"]] == [["first", "first_bias", "second"]]
+    assert names(folder) == ["model.onnx", "p.onnx", "plugin.onnx"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [

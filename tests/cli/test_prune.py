@@ -224,3 +224,18 @@ def test_bad_calibration_options_are_named_and_nothing_is_written(data, capsys, 
     assert captured.err == f"error: {message}\n"
     assert captured.out == ""
     assert names(data) == ["data", "model.onnx"]
+
+
+def test_a_model_with_plugins_gets_as_far_as_its_calibration(data, capsys):
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"], name="first"),
+        helper.make_node("Special", ["h"], ["y"], name="plugin"),
+    ]
+    proto = model(nodes, [tensor("w", random(8, 8))])
+    (data / "plugin.onnx").write_bytes(proto.SerializeToString())
+    options = ["prune", "plugin.onnx", "-o", "out.onnx", "--calibration", "data", "--max-drop", "0.5"]
+    assert main(options) == 2
+    assert "error: the model has operators that ONNX does not define" in capsys.readouterr().err
+    assert main([*options, "--allow-unknown-operators"]) == 2
+    assert capsys.readouterr().err.startswith("error: ONNX Runtime does not load the model\n  where: plugin.onnx\n")
+    assert names(data) == ["data", "model.onnx", "plugin.onnx"]

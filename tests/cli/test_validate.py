@@ -91,11 +91,24 @@ def test_a_dynamic_model_needs_shapes_for_require(path, capsys):
     name = path(matmul(sparse(8, 4, axis=0), rows="n"))
     assert main(["validate", name, "--require", "0.5"]) == 2
     assert capsys.readouterr().err == (
-        "error: the work of a model with dynamic shapes is unknown\n  where: --require\n"
+        "error: the work of the model is unknown where shapes are\n  where: --require\n"
+        "  got: no shapes for MatMul 'matmul'\n"
         "  to fix: give --shapes, or count otherwise: --by parameters\n"
     )
     assert main(["validate", name, "--require", "0.5", "--shapes", "x:4x8"]) == 0
     assert main(["validate", name, "--require", "0.5", "--by", "parameters"]) == 0
+
+
+def test_a_recurrent_layer_s_work_counts(path, capsys):
+    nodes = [
+        helper.make_node("GRU", ["x", "W", "R"], ["h"], hidden_size=8),
+        helper.make_node("MatMul", ["h", "good"], ["y"]),
+    ]
+    weights = {"W": random(1, 24, 8), "R": random(1, 24, 8), "good": sparse(8, 24, axis=0)}
+    proto = model(nodes, [tensor(*item) for item in weights.items()], inputs={"x": [5, 2, 8]})
+    assert main(["validate", path(proto), "--require", "0.33"]) == 0
+    assert main(["validate", path(proto), "--require", "0.34"]) == 1
+    assert "33.3% of macs" in capsys.readouterr().err
 
 
 def test_a_dynamic_model_says_that_its_work_is_unknown(path, capsys):

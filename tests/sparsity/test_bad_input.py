@@ -139,18 +139,24 @@ def test_random_bytes_are_an_error(data):
         validate(data)
 
 
-@pytest.mark.parametrize("data", [PNG, ZIP, b"just some text\n" * 20, b"\x00" * 100, b'{"json": true}'])
-def test_other_files_are_not_taken_for_models(tmp_path, data):
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (PNG, "this is a PNG image, not an ONNX model"),
+        (ZIP, "this is a zip archive, such as a saved engine of cuSPARSELt, not an ONNX model"),
+        (b'{"json": true}', "this is JSON text, not an ONNX model"),
+        (b"just some text\n" * 20, "not an ONNX file"),
+        (bytes(100), "the ONNX file is truncated or damaged"),
+    ],
+)
+def test_other_files_are_not_taken_for_models(tmp_path, data, what):
     path = tmp_path / "model.onnx"
     path.write_bytes(data)
     for call in (validate, prune):
         with pytest.raises(ModelError) as caught:
             call(path)
         first, second = str(caught.value).splitlines()[:2]
-        if data == ZIP:
-            assert first == "this is a zip archive, such as a saved engine of cuSPARSELt, not an ONNX model"
-        else:
-            assert first in ("not an ONNX file", "not an ONNX model", "the ONNX file is truncated or damaged")
+        assert first == what
         assert second.startswith(f"  where: {path}")
 
 

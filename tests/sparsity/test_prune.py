@@ -386,6 +386,14 @@ def test_a_model_without_eligible_weights_is_copied(tmp_path, proto):
     assert (tmp_path / "copy.onnx").read_bytes() == proto.SerializeToString()
 
 
+def test_a_pattern_may_be_a_text():
+    result = prune(matmul(random(8, 4)), pattern="1:4")
+    assert (result.pattern, validate(result.model, pattern="1:4").compliant) == ("1:4", True)
+    with pytest.raises(ConfigError) as caught:
+        prune(matmul(random(8, 4)), pattern=4)
+    assert str(caught.value) == "not a pattern\n  where: pattern\n  got: 4\n  expected: a Pattern, or text as '2:4'"
+
+
 @pytest.mark.parametrize("pattern", [Pattern(1, 2), Pattern(1, 4), Pattern(4, 8), Pattern(3, 8)])
 def test_other_patterns_are_pruned_by_magnitude_too(pattern):
     result = prune(matmul(random(8, 4)), pattern=pattern)

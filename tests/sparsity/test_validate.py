@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 
 import trtsparse.sparsity
 from tests.helpers import matmul, model, random, sparse, tensor
-from trtsparse.errors import ConfigError
+from trtsparse.errors import ConfigError, PatternError
 from trtsparse.sparsity.pattern import Pattern
 from trtsparse.sparsity.validate import Total, validate
 
@@ -157,6 +157,17 @@ def test_bfloat16_weights_are_judged():
 def test_other_patterns_are_judged():
     assert not validate(matmul(sparse(8, 4, axis=0)), pattern=Pattern(1, 4)).compliant
     assert validate(matmul(sparse(8, 4, axis=0)), pattern=Pattern(1, 2)).compliant
+    assert validate(matmul(sparse(8, 4, axis=0)), pattern="1:2").pattern == "1:2"
+
+
+def test_what_is_no_pattern_is_named():
+    with pytest.raises(ConfigError) as caught:
+        validate(matmul(random(8, 4)), pattern=(2, 4))
+    assert str(caught.value) == (
+        "not a pattern\n  where: pattern\n  got: (2, 4)\n  expected: a Pattern, or text as '2:4'"
+    )
+    with pytest.raises(PatternError, match="not an N:M pattern\n  got: 2-4"):
+        validate(matmul(random(8, 4)), pattern="2-4")
 
 
 def test_an_unknown_precision_is_refused():

@@ -333,6 +333,32 @@ def test_the_work_of_a_product_counts_batches(x, w, macs):
     assert only(model([node("MatMul", "x w", "y")], [tensor("w", random(*w))], inputs={"x": x})).macs == macs
 
 
+@pytest.mark.parametrize("layout", [0, 1])
+@pytest.mark.parametrize("directions", [1, 2])
+@pytest.mark.parametrize(("op", "gates"), [("LSTM", 4), ("GRU", 3), ("RNN", 1)])
+def test_the_work_of_a_recurrent_layer_is_each_weight_at_every_step_of_every_sequence(op, gates, directions, layout):
+    steps, batch, features, hidden = 5, 3, 8, 4
+    weights = [
+        tensor("W", random(directions, gates * hidden, features)),
+        tensor("R", random(directions, gates * hidden, hidden)),
+    ]
+    options = {"direction": "bidirectional"} if directions == 2 else {}
+    recurrent = node(op, "x W R", "y", hidden_size=hidden, layout=layout, **options)
+    x = [batch, steps, features] if layout else [steps, batch, features]
+    found = sites(model([recurrent], weights, inputs={"x": x}))
+    once = steps * batch * directions * gates * hidden
+    assert [(site.tensor, site.macs) for site in found] == [("W", once * features), ("R", once * hidden)]
+    dynamic = model([recurrent], weights, inputs={"x": ["n", "m", features]})
+    assert [site.macs for site in sites(dynamic)] == [None, None]
+
+
+def test_the_work_of_a_recurrent_layer_without_constant_weights_is_that_of_both():
+    given = {"x": [5, 3, 8], "W": [1, 4, 8], "R": [1, 4, 4]}
+    assert only(model([node("RNN", "x W R", "y", hidden_size=4)], inputs=given)).macs == 5 * 3 * (4 * 8 + 4 * 4)
+    given["R"] = [1, "n", 4]
+    assert only(model([node("RNN", "x W R", "y", hidden_size=4)], inputs=given)).macs is None
+
+
 def test_work_is_known_from_the_output_where_the_input_is_not():
     plugin = helper.make_node("Plugin", ["x"], ["p"], domain="someones")
     proto = model([plugin, node("Gemm", "p w", "y", transB=1)], [tensor("w", random(4, 8))], outputs={"y": [2, 4]})

@@ -185,6 +185,47 @@ def test_a_weight_that_no_layer_owns_is_an_error_that_names_it(tmp_path):
     assert pruner.export_onnx(tmp_path / "model.onnx", (torch.randn(2, 8),), dynamo=False).compliant
 
 
+class Spectrum(nn.Module):
+    """Multiplies by constants that nobody trains: a buffer, as it is and transposed, and one made on the way."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("bank", torch.rand(8, 8))
+        self.layer = nn.Linear(8, 8)
+
+    def forward(self, x):
+        return self.layer(x @ self.bank @ self.bank.T) @ torch.arange(1.0, 33.0).reshape(8, 4)
+
+
+@pytest.mark.parametrize("dynamo", EXPORTERS)
+def test_constants_that_are_no_parameters_are_reported_and_no_error(tmp_path, dynamo):
+    model = Spectrum()
+    pruner = SparsePruner(model)
+    x, path = torch.randn(2, 8), tmp_path / "model.onnx"
+    report = pruner.export_onnx(path, (x,), dynamo=dynamo)
+    assert report.to_dict() == validate(path).to_dict()
+    assert not report.compliant
+    compliant = [site for site in report.sites if site.compliant]
+    assert len(compliant) == 1
+    assert report.by_sites.eligible > 1
+    with torch.no_grad():
+        np.testing.assert_allclose(outputs(path, x), model(x).numpy(), rtol=1e-4)
+
+
+class HiddenTransposed(Hidden):
+    """Multiplies by its transpose, which exporters store under another name."""
+
+    def forward(self, x):
+        return self.layer(x)[None] @ self.matrix.T
+
+
+@pytest.mark.parametrize("dynamo", EXPORTERS)
+def test_a_parameter_is_known_by_its_values_where_it_is_stored_transposed(tmp_path, dynamo):
+    with pytest.raises(PruneError, match="1 of 2 eligible sites are not compliant"):
+        SparsePruner(HiddenTransposed()).export_onnx(tmp_path / "model.onnx", (torch.randn(2, 8),), dynamo=dynamo)
+    assert list(tmp_path.iterdir()) == []
+
+
 class Eigenvalues(nn.Linear):
     """Uses an operator that ONNX does not have."""
 

@@ -61,18 +61,24 @@ class Biases:
         self._outputs = {value.name for value in graph.proto.graph.output}
         self._uses = Counter(ref.key for ref in graph.model.refs())
 
-    def find(self, layer: Layer) -> Bias | None:
-        """The first changeable bias of a layer, or None."""
+    def find(self, layer: Layer, *, input_rank: int) -> Bias | None:
+        """The first changeable bias of a layer, or None.
+
+        Args:
+            layer: One use of a weight.
+            input_rank: How many dims the layer's input has.
+        """
         if layer.weights.shape[0] != 1:
             return None
-        found = (self._constant(value, layer, from_end, factor) for value, from_end, factor in self._places(layer))
+        places = self._places(layer, input_rank)
+        found = (self._constant(value, layer, from_end, factor) for value, from_end, factor in places)
         return next((bias for bias in found if bias is not None), None)
 
-    def _places(self, layer: Layer) -> Iterator[tuple[str, int, float]]:
+    def _places(self, layer: Layer, input_rank: int) -> Iterator[tuple[str, int, float]]:
         """Values that may be a bias, the axis of the outputs from the end, and the factor."""
         node = layer.node
-        from_end = self._output_axis(layer)
-        if not from_end:
+        rank, from_end = _output_axis(layer, input_rank)
+        if from_end > rank:
             return
         if node.op_type in ("Conv", "Gemm") and len(node.input) > 2 and node.input[2]:
             alpha, beta = (next((a.f for a in node.attribute if a.name == n), 1.0) for n in ("alpha", "beta"))
@@ -85,16 +91,7 @@ class Biases:
         if output in self._outputs or len(readers) != 1:
             return
         alpha = next((a.f for a in node.attribute if a.name == "alpha"), 1.0) if node.op_type == "Gemm" else 1.0
-        yield from _behind(readers[0], output, from_end, alpha)
-
-    def _output_axis(self, layer: Layer) -> int:
-        """The axis of the outputs, counted from the end of the node's output; 0 where it is not known."""
-        if layer.node.op_type == "Conv":
-            return len(layer.weights.seen) - 1
-        if layer.node.op_type == "Gemm" or not layer.first:
-            return 2 if layer.first else 1
-        dims = self._scope.dims(layer.input)
-        return 2 if dims is not None and len(dims) > 1 else 0
+        yield from _behind(readers[0], output, rank, from_end, alpha)
 
     def _constant(self, value: str, layer: Layer, from_end: int, factor: float) -> Bias | None:
         """The constant behind a value, if only this layer uses it and it has one number for each output."""
@@ -127,13 +124,24 @@ class Biases:
             value = maker.input[0]
 
 
-def _behind(node: onnx.NodeProto, output: str, from_end: int, alpha: float) -> Iterator[tuple[str, int, float]]:
+def _output_axis(layer: Layer, input_rank: int) -> tuple[int, int]:
+    """How many dims the node's output has, and which of them, counted from the end, are the layer's outputs."""
+    if layer.node.op_type == "Conv":
+        return input_rank, input_rank - 1
+    rank = max(input_rank, len(layer.weights.seen))
+    return rank - (input_rank == 1), 2 if layer.first else 1  # a MatMul drops the dim that it gives a vector
+
+
+def _behind(
+    node: onnx.NodeProto, output: str, rank: int, from_end: int, alpha: float
+) -> Iterator[tuple[str, int, float]]:
     """A bias in the only node that reads a layer's output."""
     if not alpha:
         return
+    along_axis_1 = rank - from_end == 1  # as the means of a normalization are, whatever that axis is to the layer
     if node.op_type == "Add":
         yield node.input[1] if node.input[0] == output else node.input[0], from_end, 1 / alpha
     elif node.op_type == "Sub" and node.input[0] == output:
         yield node.input[1], from_end, -1 / alpha
-    elif node.op_type == "BatchNormalization" and len(node.output) == 1 and node.input[0] == output:
+    elif node.op_type == "BatchNormalization" and along_axis_1 and len(node.output) == 1 and node.input[0] == output:
         yield node.input[3], 1, -1 / alpha

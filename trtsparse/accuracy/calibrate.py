@@ -23,10 +23,11 @@ from trtsparse.errors import PatternError, PruneError
 from trtsparse.files.model import OnnxModel
 from trtsparse.precision.feeds import Feeds
 from trtsparse.sparsity.pattern import Pattern
-from trtsparse.sparsity.prune import Selection, describe, ref_of
+from trtsparse.sparsity.prune import Selection, ref_of
+from trtsparse.sparsity.readers import find_readers
 from trtsparse.sparsity.trace import Scope, subgraphs
 from trtsparse.sparsity.values import prune_values, unpack_int4
-from trtsparse.sparsity.weights import WeightSite, inlined
+from trtsparse.sparsity.weights import WeightSite, has_weights, inlined
 
 __all__ = ["Calibrator", "LayerError", "Outcome"]
 
@@ -118,29 +119,29 @@ class Calibrator:
         self._feeds = feeds
         self._algebra = open_algebra(options.device)
         self._biases = Biases(self.graph)
+        self._ranks: dict[str, int] = {}  # of layers' inputs
         layers = self._open(selection.sites)
+        readers = find_readers(self.graph.model, selection.violating)
         self._tensors = [
-            _Tensor(uses, [layers[id(site)] for site in uses], self._others(uses, selection.sites))
+            _Tensor(uses, [layers[id(site)] for site in uses], ", ".join(readers.get(ref_of(uses).key, ())))
             for uses in selection.violating
         ]
-
-    def _others(self, uses: Sequence[WeightSite], sites: Sequence[WeightSite]) -> str:
-        """What else reads a tensor, in words."""
-        key, known = ref_of(uses).key, {id(site) for site in uses}
-        also = [
-            f"{site.op} {site.node!r}" for site in sites if site.ref and site.ref.key == key and id(site) not in known
-        ]
-        return ", ".join([*also, *describe(self.graph.model, uses, zeroed=0).also_read_by])
 
     def _open(self, sites: Sequence[WeightSite]) -> dict[int, Layer | str]:
         """Every site's layer by the site's identity."""
         scope = Scope(self.graph.proto.graph)
-        nodes = [node for node in _all_nodes(scope) if node[0].op_type in _PRODUCTS]
+        nodes = [node for node in _all_nodes(scope) if node[0].op_type in _PRODUCTS and has_weights(node[0])]
         products = [site for site in sites if site.op in _PRODUCTS]
         return {
-            id(site): open_layer(self.model, scope, node, site) if inside is None else inside
+            id(site): self._opened(scope, node, site) if inside is None else inside
             for site, (node, inside) in zip(products, nodes, strict=True)
         }
+
+    def _opened(self, scope: Scope, node: onnx.NodeProto, site: WeightSite) -> Layer | str:
+        layer = open_layer(self.model, scope, node, site)
+        if isinstance(layer, Layer) and layer.input in self.graph.constant:
+            return "its input does not depend on the model's inputs"
+        return layer
 
     @property
     def tensors(self) -> list[tuple[WeightSite, ...]]:
@@ -216,6 +217,7 @@ class Calibrator:
         count, _, columns = layer.weights.shape
         moments = [Moments(columns, self._algebra) for _ in range(count)]
         for values in passing.advance([layer.input]):
+            self._ranks[layer.input] = values[layer.input].ndim
             for rows in layer.rows(values[layer.input]):
                 for one, part in zip(moments, rows, strict=True):
                     one.add(part, name=layer.input)
@@ -257,7 +259,7 @@ class Calibrator:
             return self._by_magnitude(
                 tensor, "no input came" if not moments[0].count else "the weights are not finite"
             )
-        biases = [self._biases.find(layer) for layer in layers] if self._options.biases else []
+        biases = [self._bias(layer) for layer in layers]
         centred = len(biases) == 1 and biases[0] is not None
         values = self._magnitude(tensor)
         error = magnitude_error = output_error(original, matrix.read(values), moments, centred=centred)
@@ -274,7 +276,7 @@ class Calibrator:
         moved = original - matrix.read(values)
         changed = [
             (bias, shifted)
-            for bias, parts in zip(biases, seen, strict=False)
+            for bias, parts in zip(biases, seen, strict=True)
             if bias is not None and (shifted := self._shifted(bias, moved[0], parts[0])) is not None
         ]
         names = tuple(bias.tensor for bias, _ in changed)
@@ -282,6 +284,9 @@ class Calibrator:
             tensor.name, tensor.nodes, method, error, magnitude_error, moments[0].count, damping, names, reason
         )
         return self._outcome(tensor, values, tuple(changed), report)
+
+    def _bias(self, layer: Layer) -> Bias | None:
+        return self._biases.find(layer, input_rank=self._ranks[layer.input]) if self._options.biases else None
 
     def _tried(self, weights: np.ndarray, moments: Moments, *, centred: bool) -> Solution:
         if self._method == "wanda":

@@ -45,6 +45,8 @@ class Calibration:
     def __post_init__(self) -> None:
         if self.samples < 1:
             raise ConfigError("calibration needs samples", where="samples", got=self.samples, expected="at least 1")
+        if self.seed < 0:
+            raise ConfigError("a seed must not be negative", where="seed", got=self.seed)
         if not 0 <= self.damping < math.inf:
             raise ConfigError("damping must not be negative", where="damping", got=self.damping)
 

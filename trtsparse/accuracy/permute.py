@@ -138,6 +138,7 @@ def permute(
     time_limit_s: float = 60.0,
     progress: Callable[[int, int], None] | None = None,
     check: bool | Iterable[Mapping[str, np.ndarray]] = True,
+    allow_unknown_operators: bool = False,
 ) -> PermuteResult:
     """Put the channels of a model into an order in which magnitude pruning keeps more; the model computes the same.
 
@@ -157,6 +158,8 @@ def permute(
         progress: Called with (done, total) now and then.
         check: Compare the outputs of both models in ONNX Runtime before anything is written: on random inputs, or on
             the given ones. False: do not.
+        allow_unknown_operators: Accept operators of the standard domain that ONNX does not define (plugins); channels
+            that they read or make keep their order. ONNX Runtime does not run such a model: give ``check=False`` too.
 
     Raises:
         ModelError: The model cannot be read or contradicts itself.
@@ -183,7 +186,7 @@ def permute(
     opened = OnnxModel.open(model)
     if output is not None:
         atomic.check_writable(output)
-    layout = _layout(opened, include, exclude, pattern)
+    layout = _layout(opened, include, exclude, pattern, allow_unknown_operators=allow_unknown_operators)
     orders, groups = _search(layout, pattern, time_limit_s, progress)
     changes = _changes(layout, orders)
     error = None
@@ -195,10 +198,17 @@ def permute(
     return PermuteResult(result, str(pattern), groups, tuple(layout.left_alone), error, seconds)
 
 
-def _layout(model: OnnxModel, include: Sequence[str], exclude: Sequence[str], pattern: Pattern) -> Layout:
-    check_model(model)
+def _layout(
+    model: OnnxModel,
+    include: Sequence[str],
+    exclude: Sequence[str],
+    pattern: Pattern,
+    *,
+    allow_unknown_operators: bool,
+) -> Layout:
+    check_model(model, allow_unknown_operators=allow_unknown_operators)
     view = prepared(model)
-    sites = find_sites(view, pattern=pattern)
+    sites = find_sites(view, pattern=pattern, allow_unknown_operators=allow_unknown_operators)
     check_globs(sites, include, "include")
     check_globs(sites, exclude, "exclude")
     excluded = [site for site in sites if matches_globs(site, exclude)]

@@ -21,6 +21,7 @@ from trtsparse.files.model import OnnxModel
 from trtsparse.sparsity import prune as magnitude
 from trtsparse.sparsity.pattern import TWO_FOUR, Pattern
 from trtsparse.sparsity.prune import PrunedTensor, PruneResult, Selection, describe, ref_of, select
+from trtsparse.sparsity.readers import find_readers
 from trtsparse.sparsity.values import pack_int4
 from trtsparse.sparsity.weights import find_sites
 
@@ -183,7 +184,10 @@ def write(
                 with copy.edit(new) as stored:
                     stored[...] = pack_int4(values) if new.packed else values
     zeroed = {ref_of(outcome.uses).key: outcome.zeroed for outcome in outcomes}
-    tensors = tuple(describe(model, uses, zeroed=zeroed.get(ref_of(uses).key, 0)) for uses in selection.chosen)
+    readers = find_readers(model, selection.chosen)
+    tensors = tuple(
+        describe(uses, zeroed=zeroed.get(ref_of(uses).key, 0), readers=readers) for uses in selection.chosen
+    )
     if output is not None:
         return OnnxModel.open(output), tensors
     return OnnxModel(copy.files, name=copy.name, folder=copy.folder), tensors

@@ -121,6 +121,7 @@ def sensitivity(
     exclude: Sequence[str] = (),
     pattern: Pattern = TWO_FOUR,
     method: Method = "magnitude",
+    allow_unknown_operators: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Sensitivity:
     """Prune each layer alone and measure what it costs.
@@ -134,6 +135,7 @@ def sensitivity(
         exclude: Globs.
         pattern: N:M.
         method: "magnitude", "wanda" or "sparsegpt".
+        allow_unknown_operators: As for `trtsparse.prune`; ``evaluate`` must run such a model.
         progress: Called with (layers measured, layers in all).
 
     Raises:
@@ -150,7 +152,16 @@ def sensitivity(
         >>> [(layer.tensor, round(layer.drop, 3)) for layer in found.layers]
         [('w', 0.419), ('v', 0.065)]
     """
-    search = _Search(model, calibration, evaluate, include, exclude, pattern, method)
+    search = _Search(
+        model,
+        calibration,
+        evaluate,
+        include,
+        exclude,
+        pattern,
+        method,
+        allow_unknown_operators=allow_unknown_operators,
+    )
     alone = search.alone(progress)
     layers = [
         LayerDrop(search.name(number), tuple(site.node for site in uses), search.size(number), alone[number])
@@ -171,6 +182,7 @@ def prune_within(
     pattern: Pattern = TWO_FOUR,
     method: Method = "magnitude",
     calibration: Calibration | str | os.PathLike[str] | Iterable[Mapping[str, np.ndarray]] | None = None,
+    allow_unknown_operators: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> LimitedResult:
     """Prune as many layers as a limit allows.
@@ -187,6 +199,7 @@ def prune_within(
         pattern: N:M.
         method: "magnitude", "wanda" or "sparsegpt".
         calibration: May be left out where the limit has a function and the method is "magnitude".
+        allow_unknown_operators: As in `trtsparse.prune`; the limit's function must run such a model.
         progress: Called with (done, total), first for measuring and then for pruning.
 
     Raises:
@@ -194,7 +207,16 @@ def prune_within(
         ConfigError: There is nothing to measure with.
         TrtSparseError: As in `trtsparse.prune`.
     """
-    search = _Search(model, calibration, limit.evaluate, include, exclude, pattern, method)
+    search = _Search(
+        model,
+        calibration,
+        limit.evaluate,
+        include,
+        exclude,
+        pattern,
+        method,
+        allow_unknown_operators=allow_unknown_operators,
+    )
     dense: set[int] = set()
     alone: dict[int, float] = {}
     outcomes = search.calibrator.run(progress=progress)
@@ -244,6 +266,8 @@ class _Search:
         exclude: Sequence[str],
         pattern: Pattern,
         method: Method,
+        *,
+        allow_unknown_operators: bool,
     ) -> None:
         check_method(method, has_data=calibration is not None)
         if calibration is None and evaluate is None:
@@ -255,9 +279,8 @@ class _Search:
         self.opened = OnnxModel.open(model)
         options = calibration if isinstance(calibration, Calibration) else Calibration(calibration or ())
         self.feeds: Feeds = () if calibration is None else options.read(self.opened)
-        self.selection = select(
-            self.opened, find_sites(self.opened, pattern=pattern), include=include, exclude=exclude, pattern=pattern
-        )
+        sites = find_sites(self.opened, pattern=pattern, allow_unknown_operators=allow_unknown_operators)
+        self.selection = select(self.opened, sites, include=include, exclude=exclude, pattern=pattern)
         self.method = method
         self.calibrator = Calibrator(
             self.opened,

@@ -29,6 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-check", action="store_true", help="do not compare the outputs of both models (needs no ONNX Runtime)"
     )
+    shared.add_unknown_operators(parser)
     shared.add_json(parser)
 
 
@@ -48,6 +49,7 @@ def run(options: argparse.Namespace) -> int:
             time_limit_s=options.time_limit,
             progress=progress,
             check=not options.no_check,
+            allow_unknown_operators=options.allow_unknown_operators,
         )
     if options.json:
         shared.print_json(result.to_dict())

@@ -103,6 +103,7 @@ def _pruned(options: argparse.Namespace, progress: Callable[[int, int], None]) -
             pattern=pattern,
             method=options.method,
             calibration=calibration,
+            allow_unknown_operators=options.allow_unknown_operators,
             progress=progress,
         )
     return prune(

@@ -55,9 +55,11 @@ def run(options: argparse.Namespace) -> int:
         )
     total = {"macs": report.by_macs, "parameters": report.by_parameters, "sites": report.by_sites}[options.by]
     if options.require is not None and total is None:
+        unknown = next(site for site in report.sites if site.macs is None)
         raise ConfigError(
-            "the work of a model with dynamic shapes is unknown",
+            "the work of the model is unknown where shapes are",
             where="--require",
+            got=f"no shapes for {unknown.op} {unknown.node!r}",
             fix="give --shapes, or count otherwise: --by parameters",
         )
     if options.json:

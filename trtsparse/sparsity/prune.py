@@ -17,13 +17,13 @@ from typing import Any
 import onnx
 
 from trtsparse.errors import ConfigError, ModelError, PatternError, PruneError
-from trtsparse.files.check import all_nodes
 from trtsparse.files.model import OnnxModel
 from trtsparse.files.tensor import TensorRef
 from trtsparse.sparsity.pattern import TWO_FOUR, Pattern
-from trtsparse.sparsity.trace import FOLLOWED
+from trtsparse.sparsity.readers import Readers, find_readers
+from trtsparse.sparsity.validate import as_pattern
 from trtsparse.sparsity.values import is_site_compliant, pack_int4, prune_values, unpack_int4
-from trtsparse.sparsity.weights import WEIGHT_INPUTS, WeightSite, find_sites
+from trtsparse.sparsity.weights import WeightSite, find_sites
 
 __all__ = [
     "PruneResult",
@@ -50,8 +50,7 @@ class PrunedTensor:
         axes: The reduction axes along which the pattern now holds.
         parameters: Elements.
         zeroed: Elements that were not zero and now are; 0 for a tensor that was compliant and stays untouched.
-        also_read_by: Other nodes that read the same tensor, such as the Gather of a tied embedding: they see the
-            zeros too.
+        also_read_by: What else reads the same bytes, such as the Gather of a tied embedding: it sees the zeros too.
     """
 
     tensor: str
@@ -104,7 +103,7 @@ def prune(
     output: str | os.PathLike[str] | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
-    pattern: Pattern = TWO_FOUR,
+    pattern: Pattern | str = TWO_FOUR,
     allow_unknown_operators: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> PruneResult:
@@ -118,13 +117,14 @@ def prune(
         output: Where to write; without it the result stays in memory. External data files are written beside it.
         include: Globs; only tensors whose name, or a using node's name, matches one. Empty: all.
         exclude: Globs of tensors or nodes to leave alone.
-        pattern: N:M.
+        pattern: N:M, or "N:M".
         allow_unknown_operators: Accept operators of the standard domain that ONNX does not define (plugins).
         progress: Called with (bytes pruned, bytes in all) after every tensor.
 
     Raises:
         ModelError: The model cannot be read or contradicts itself.
-        ConfigError: A glob matches nothing.
+        ConfigError: A glob matches nothing, or what is no pattern.
+        PatternError: A text that is not N:M.
         PruneError: A tensor named in ``include`` is not eligible, or its uses contradict each other.
         OutputError: ``output`` cannot be written; nothing is left behind.
 
@@ -138,27 +138,29 @@ def prune(
         >>> result.zeroed, numpy_helper.to_array(result.model.load().graph.initializer[0]).tolist()
         (2, [[4.0, -3.0, 0.0, 0.0]])
     """
+    wanted = as_pattern(pattern)
     opened = OnnxModel.open(model)
 
     def sites_of(source: OnnxModel) -> tuple[WeightSite, ...]:
-        return find_sites(source, pattern=pattern, allow_unknown_operators=allow_unknown_operators)
+        return find_sites(source, pattern=wanted, allow_unknown_operators=allow_unknown_operators)
 
-    selection = select(opened, sites_of(opened), include=include, exclude=exclude, pattern=pattern)
+    selection = select(opened, sites_of(opened), include=include, exclude=exclude, pattern=wanted)
     pruned = []
     done, total = 0, sum(ref_of(uses).nbytes for uses in selection.chosen)
     positions = {id(site): position for position, site in enumerate(selection.sites)}
     target = None if output is None else Path(output)
     with opened.copying(target, replaced=[ref_of(uses) for uses in selection.violating]) as copy:
         copied = selection.sites if copy.proto is opened.proto else sites_of(copy)  # else offsets may differ
-        for uses in selection.chosen:
-            there = [copied[positions[id(site)]] for site in uses]
-            zeroed = _edit(copy, there, pattern) if any(uses is other for other in selection.violating) else 0
-            pruned.append(describe(copy, there, zeroed=zeroed))
+        chosen = [[copied[positions[id(site)]] for site in uses] for uses in selection.chosen]
+        readers = find_readers(copy, chosen)
+        for uses, there in zip(selection.chosen, chosen, strict=True):
+            zeroed = _edit(copy, there, wanted) if any(uses is other for other in selection.violating) else 0
+            pruned.append(describe(there, zeroed=zeroed, readers=readers))
             done += ref_of(uses).nbytes
             if progress is not None:
                 progress(done, total)
     result = copy if output is None else OnnxModel.open(output)
-    return PruneResult(result, str(pattern), tuple(pruned), selection.skipped)
+    return PruneResult(result, str(wanted), tuple(pruned), selection.skipped)
 
 
 @dataclass(frozen=True)
@@ -323,17 +325,8 @@ def _edit(model: OnnxModel, uses: Sequence[WeightSite], pattern: Pattern) -> int
     return zeroed
 
 
-def describe(model: OnnxModel, uses: Sequence[WeightSite], *, zeroed: int) -> PrunedTensor:
-    """What a report says about a pruned tensor."""
-    name, nodes = uses[0].tensor, tuple(site.node for site in uses)
-    return PrunedTensor(name, nodes, _axes(uses), ref_of(uses).size, zeroed, _other_readers(model, name, nodes))
-
-
-def _other_readers(model: OnnxModel, tensor: str, known: Sequence[str]) -> tuple[str, ...]:
-    """Nodes that read a tensor for something else than a matrix product, as "Gather 'embedding'"."""
-    readers = (node for node in all_nodes(model.proto) if tensor in node.input and node.op_type not in FOLLOWED)
-    return tuple(
-        f"{node.op_type} {(node.name or node.output[0])!r}"
-        for node in readers
-        if node.name not in known and node.op_type not in WEIGHT_INPUTS
-    )
+def describe(uses: Sequence[WeightSite], *, zeroed: int, readers: Readers) -> PrunedTensor:
+    """What a report says about a pruned tensor; ``readers`` are those of the model whose sites the uses are."""
+    ref = ref_of(uses)
+    nodes = tuple(site.node for site in uses)
+    return PrunedTensor(uses[0].tensor, nodes, _axes(uses), ref.size, zeroed, readers.get(ref.key, ()))

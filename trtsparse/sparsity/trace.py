@@ -15,7 +15,18 @@ import onnx
 from trtsparse.files.model import OnnxModel
 from trtsparse.files.tensor import dtype_name
 
-__all__ = ["FOLLOWED", "Constant", "Quantization", "Scope", "bodies", "dequantized_from", "subgraphs", "trace"]
+__all__ = [
+    "FOLLOWED",
+    "Constant",
+    "Quantization",
+    "Scope",
+    "bodies",
+    "dequantized_from",
+    "is_followed",
+    "stored_behind",
+    "subgraphs",
+    "trace",
+]
 
 _DOMAINS = {"", "ai.onnx", "com.microsoft"}
 FOLLOWED = {
@@ -154,6 +165,23 @@ def trace(model: OnnxModel, scope: Scope, name: str) -> Constant | str:
     Returns:
         The constant, or why there is none, in words.
     """
+    found = _origin(scope, name)
+    return found if isinstance(found, str) else _forward(model, *found)
+
+
+def stored_behind(scope: Scope, name: str) -> onnx.TensorProto | None:
+    """The constant that a value comes from through nodes that `trace` follows, in whatever shape; None: none does."""
+    found = _origin(scope, name)
+    return None if isinstance(found, str) else found[0]
+
+
+def is_followed(node: onnx.NodeProto) -> bool:
+    """Whether `trace` goes on behind a node, to its first input."""
+    return node.op_type in FOLLOWED and node.domain in _DOMAINS and bool(node.input)
+
+
+def _origin(scope: Scope, name: str) -> tuple[onnx.TensorProto, str, list[tuple[onnx.NodeProto, Scope]]] | str:
+    """The constant behind a value, its name, and the nodes between them from the value on; or why there is none."""
     chain: list[tuple[onnx.NodeProto, Scope]] = []
     while True:
         found = scope.find(name)
@@ -161,7 +189,7 @@ def trace(model: OnnxModel, scope: Scope, name: str) -> Constant | str:
             return f"not constant: {name!r} is not defined"
         scope = found
         if name in scope.constants:
-            return _forward(model, scope.constants[name], name, chain)
+            return scope.constants[name], name, chain
         if name in scope.sparse:
             return "stored as a sparse tensor: TensorRT takes dense weights only"
         node = scope.producers.get(name)
@@ -169,10 +197,8 @@ def trace(model: OnnxModel, scope: Scope, name: str) -> Constant | str:
             return f"not constant: {name!r} is an input of the {'graph' if scope.outer is None else 'subgraph'}"
         if node.op_type == "Constant":
             tensor = next((a.t for a in node.attribute if a.name == "value"), None)
-            if tensor is None:
-                return f"constant {name!r} is not stored as a tensor"
-            return _forward(model, tensor, name, chain)
-        if node.op_type not in FOLLOWED or node.domain not in _DOMAINS or not node.input:
+            return f"constant {name!r} is not stored as a tensor" if tensor is None else (tensor, name, chain)
+        if not is_followed(node):
             return f"not constant: computed by {node.op_type} {node.name or name!r}"
         chain.append((node, scope))
         name = node.input[0]

@@ -16,7 +16,7 @@ from trtsparse.sparsity.pattern import TWO_FOUR, GroupCount, Pattern
 from trtsparse.sparsity.values import PRECISIONS, count_site
 from trtsparse.sparsity.weights import WeightSite, find_sites
 
-__all__ = ["SCHEMA", "SiteReport", "SparsityReport", "Total", "validate"]
+__all__ = ["SCHEMA", "SiteReport", "SparsityReport", "Total", "as_pattern", "validate"]
 
 SCHEMA = "trtsparse.sparsity/1"
 
@@ -112,7 +112,7 @@ def validate(
     model: str | os.PathLike[str] | bytes | onnx.ModelProto | OnnxModel,
     *,
     precision: str = "stored",
-    pattern: Pattern = TWO_FOUR,
+    pattern: Pattern | str = TWO_FOUR,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     allow_unknown_operators: bool = False,
     progress: Callable[[int, int], None] | None = None,
@@ -123,14 +123,15 @@ def validate(
         model: A path, serialized bytes, or a model in memory. It is not changed.
         precision: Judge the values as they will be after conversion: "fp16", "bf16", or "int8" (symmetric, per output
             channel). "stored" and "fp32" take them as they are.
-        pattern: N:M.
+        pattern: N:M, or "N:M".
         shapes: Input shapes for counting multiply-accumulates where the model's are dynamic.
         allow_unknown_operators: Accept operators of the standard domain that ONNX does not define (plugins).
         progress: Called with (bytes judged, bytes in all) after every weight.
 
     Raises:
         ModelError: The model cannot be read or contradicts itself.
-        ConfigError: An unknown precision, or shapes that are not the model's.
+        ConfigError: An unknown precision, shapes that are not the model's, or what is no pattern.
+        PatternError: A text that is not N:M.
 
     Example:
         >>> import numpy as np
@@ -144,6 +145,7 @@ def validate(
     """
     if precision not in PRECISIONS:
         raise ConfigError("unknown precision", where="precision", got=precision, expected=", ".join(PRECISIONS))
+    pattern = as_pattern(pattern)
     opened = OnnxModel.open(model)
     sites = find_sites(opened, shapes=shapes, pattern=pattern, allow_unknown_operators=allow_unknown_operators)
     reports = []
@@ -164,6 +166,20 @@ def validate(
         by_parameters=_total(_each_tensor_once(reports), lambda site: site.parameters),
         by_macs=None if any(site.macs is None for site in reports) else _total(reports, lambda site: site.macs or 0),
     )
+
+
+def as_pattern(given: Pattern | str) -> Pattern:
+    """A pattern, or the one that a text such as "2:4" says.
+
+    Raises:
+        ConfigError: Neither.
+        PatternError: A text that is not N:M.
+    """
+    if isinstance(given, str):
+        return Pattern.parse(given)
+    if not isinstance(given, Pattern):
+        raise ConfigError("not a pattern", where="pattern", got=repr(given), expected="a Pattern, or text as '2:4'")
+    return given
 
 
 def _judge(

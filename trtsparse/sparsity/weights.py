@@ -22,7 +22,7 @@ from trtsparse.files.tensor import TensorRef, dtype_name
 from trtsparse.sparsity.pattern import TWO_FOUR, Pattern
 from trtsparse.sparsity.trace import Constant, Quantization, Scope, bodies, dequantized_from, trace
 
-__all__ = ["WEIGHT_INPUTS", "WeightSite", "find_sites", "inlined", "with_shapes"]
+__all__ = ["WEIGHT_INPUTS", "WeightSite", "find_sites", "has_weights", "inlined", "with_shapes"]
 
 _NO_SPARSE_KERNEL = {
     "ConvTranspose": "ConvTranspose: TensorRT is not known to use sparse kernels for it",
@@ -34,6 +34,7 @@ _NO_SPARSE_KERNEL = {
     "GRU": "GRU: TensorRT has no sparse kernels for recurrent layers",
     "RNN": "RNN: TensorRT has no sparse kernels for recurrent layers",
 }
+_RECURRENT = {"LSTM", "GRU", "RNN"}
 WEIGHT_INPUTS = {
     "Conv": (1,), "ConvTranspose": (1,), "ConvInteger": (1,), "QLinearConv": (3,),
     "Gemm": (0, 1), "MatMul": (0, 1), "MatMulInteger": (0, 1), "QLinearMatMul": (0, 3),
@@ -56,7 +57,8 @@ class WeightSite:
         axis: The reduction axis in that shape, or -1 where it cannot be told.
         dtype: The stored data type, as numpy and ml_dtypes call it.
         parameters: Elements of the tensor; 0 when it is not constant.
-        macs: Multiply-accumulates of the node for the model's shapes; None where they are dynamic.
+        macs: Multiply-accumulates of the node for the model's shapes, of a recurrent layer those of this weight; None
+            where shapes are not known.
         eligible: The structure allows a sparse kernel.
         reason: If not eligible, why, in words; else "".
         warnings: What makes a gain unlikely although the site is eligible.
@@ -191,9 +193,14 @@ def _copy_with_inputs(proto: onnx.ModelProto, shapes: Mapping[str, tuple[int, ..
     return copy
 
 
+def has_weights(node: onnx.NodeProto) -> bool:
+    """Whether a node has sites: of ONNX's own domain, for other domains have operators of the same names."""
+    return node.op_type in WEIGHT_INPUTS and node.domain in ("", "ai.onnx")
+
+
 def _walk(model: OnnxModel, scope: Scope, pattern: Pattern, around: tuple[str, ...] = ()) -> Iterator[WeightSite]:
     for position, node in enumerate(scope.graph.node):
-        if node.op_type in WEIGHT_INPUTS and node.domain in ("", "ai.onnx"):
+        if has_weights(node):
             dequantized = tuple(dequantized_from(scope, name) for name in node.input[:2])
             for site in _node_sites(model, scope, node, node.name or f"{node.op_type}_{position}", pattern):
                 yield dataclasses.replace(site, dequantized=dequantized if all(dequantized) else (), bodies=around)
@@ -208,16 +215,16 @@ def _node_sites(
     inputs = [node.input[i] for i in WEIGHT_INPUTS[node.op_type] if i < len(node.input) and node.input[i]]
     traced = [(value, trace(model, scope, value)) for value in inputs]
     constants = [(value, found) for value, found in traced if isinstance(found, Constant)]
-    macs = _macs(node, scope, constants[-1] if constants else None)
     if len(constants) > 1 and node.op_type in ("Gemm", "MatMul"):
         constants = constants[1:]  # a product of two constants is folded; the second stands for both
         folded = f"both operands of {node.op_type} are constant: TensorRT folds the product"
     else:
         folded = ""
     for value, constant in constants:
-        yield _site(model, node, name, value, constant, macs, pattern, folded)
+        yield _site(model, node, name, value, constant, _macs(node, scope, (value, constant)), pattern, folded)
     if not constants and traced:
         value, why = traced[-1]
+        macs = _macs(node, scope, None)
         yield WeightSite(value, name, node.op_type, (), -1, "", 0, macs, eligible=False, reason=str(why))
 
 
@@ -268,7 +275,7 @@ def _axes_seen(node: onnx.NodeProto, value: str, rank: int) -> tuple[int | None,
     if node.op_type == "Gemm":
         transposed = next((bool(a.i) for a in node.attribute if a.name == ("transA" if first else "transB")), False)
         return (int(first != transposed), int(first == transposed))
-    if node.op_type in ("LSTM", "GRU", "RNN"):
+    if node.op_type in _RECURRENT:
         return 2, 1
     if rank < 2:
         return (0 if rank else None), None
@@ -316,14 +323,21 @@ def _warnings(constant: Constant, seen: int | None, output_seen: int | None, dty
 
 
 def _macs(node: onnx.NodeProto, scope: Scope, weight: tuple[str, Constant] | None) -> int | None:
-    """Multiply-accumulates of a node: output elements times the reduction behind each of them."""
+    """Multiply-accumulates of a node: output elements times the reduction behind each of them.
+
+    Of a recurrent layer those of one weight: every step of every sequence takes each of its elements once.
+    """
     output, first = scope.dims(node.output[0]), scope.dims(node.input[0])
     shape = weight[1].shape if weight else None
     if node.op_type in ("Conv", "ConvInteger", "QLinearConv"):
         return None if output is None or shape is None else math.prod(output) * math.prod(shape[1:])
     if node.op_type == "ConvTranspose":
         return None if first is None or shape is None else math.prod(first) * math.prod(shape[1:])
-    if node.op_type in ("LSTM", "GRU", "RNN") or output is None:
+    if node.op_type in _RECURRENT:
+        shapes = [scope.dims(name) for name in node.input[1:3]] if shape is None else [shape]
+        known = [math.prod(dims) for dims in shapes if dims is not None]
+        return None if first is None or len(known) < len(shapes) else math.prod(first[:2]) * sum(known)
+    if output is None:
         return None
     if weight is not None:
         value, shape = weight[0], weight[1].shape

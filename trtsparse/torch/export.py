@@ -11,6 +11,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.utils.weight_norm import WeightNorm
@@ -20,9 +21,10 @@ from trtsparse.errors import ModelError, PruneError
 from trtsparse.files import atomic
 from trtsparse.files.model import OnnxModel
 from trtsparse.sparsity.pattern import Pattern
-from trtsparse.sparsity.validate import SparsityReport, validate
+from trtsparse.sparsity.validate import SiteReport, SparsityReport, validate
 from trtsparse.torch.layers import bake
 from trtsparse.torch.masked import masked_weights
+from trtsparse.torch.ties import unwatch
 
 __all__ = ["export"]
 
@@ -45,12 +47,12 @@ def export(
         path: The file to write.
         args: Example inputs.
         pattern: N:M.
-        complete: Every eligible weight has a mask, so every eligible site must be compliant.
+        complete: Every eligible weight has a mask, so every eligible site of a parameter must be compliant.
         options: Of `torch.onnx.export`.
 
     Raises:
         ModelError: PyTorch cannot export the model.
-        PruneError: The weights are sharded, or a site is not compliant although it should be.
+        PruneError: The weights are sharded, or a parameter is not compliant although it should be.
         OutputError: The file cannot be written; nothing is left behind.
     """
     atomic.check_writable(path)
@@ -61,7 +63,7 @@ def export(
         _export(plain, file, args, options)
         report = validate(file, pattern=pattern)
         if complete:
-            _check(report)
+            _check(report, file, plain)
         OnnxModel.open(file).save(target)
     return dataclasses.replace(report, model=str(target))
 
@@ -80,6 +82,7 @@ def _plain_copy(model: nn.Module) -> nn.Module:
     plain = copy.deepcopy(model).eval()
     for weight in tuple(masked_weights(plain)):
         weight.finalize()
+    unwatch(plain)
     for module in tuple(plain.modules()):
         for attribute in tuple(getattr(module, "parametrizations", ())):
             bake(module, attribute)
@@ -106,8 +109,10 @@ def _export(model: nn.Module, file: Path, args: tuple[Any, ...], options: dict[s
             raise ModelError("PyTorch cannot export the model", where=type(model).__name__, got=str(error)) from error
 
 
-def _check(report: SparsityReport) -> None:
-    wrong = [site for site in report.sites if site.eligible and not site.compliant]
+def _check(report: SparsityReport, file: Path, plain: nn.Module) -> None:
+    """Refuse to leave out a parameter; that a constant is dense, such as a buffer, is for the report to say."""
+    dense = [site for site in report.sites if site.eligible and not site.compliant]
+    wrong = [site for site in dense if _is_parameter(site, OnnxModel.open(file), plain)]
     if wrong:
         raise PruneError(
             "the model multiplies by weights that have no mask",
@@ -116,3 +121,15 @@ def _check(report: SparsityReport) -> None:
             fix="name their layers in SparsePruner(..., layers={Layer: {'weight': axis}}), "
             "or prune the file with `trtsparse prune`",
         )
+
+
+def _is_parameter(site: SiteReport, model: OnnxModel, plain: nn.Module) -> bool:
+    """Whether a tensor of the file is a parameter: by its name or, where it was transposed, by its values."""
+    parameters = dict(plain.named_parameters(remove_duplicate=False))
+    if site.tensor in parameters:
+        return True
+    if site.ref is None or site.tensor in dict(plain.named_buffers(remove_duplicate=False)):
+        return False
+    values = np.sort(model.read(site.ref).astype(np.float32), axis=None)
+    alike = (p for p in parameters.values() if p.numel() == values.size and p.ndim > 1 and p.is_floating_point())
+    return any(np.array_equal(values, np.sort(p.detach().float().cpu().numpy(), axis=None)) for p in alike)

@@ -154,25 +154,39 @@ class MaskedWeight:
         self._is_loaded = self._is_in(state_dict, prefix)
         if prefix + self.key in state_dict or not self._is_loaded:
             return
+        self.check_mask_may_be_missing(prefix + self.attribute, prefix + self.key)
+        state_dict[prefix + self.key] = self.mask  # satisfies the loading; chosen again after it
+        self._awaits_mask = True
+
+    def check_mask_may_be_missing(self, name: str, mask: str) -> None:
+        """Refuse a checkpoint that has a weight without its mask, unless masks shall be chosen for such weights."""
         if self.missing_masks == "error":
             raise PruneError(
                 "the checkpoint has a pruned weight without its mask",
-                where=prefix + self.attribute,
-                expected=prefix + self.key,
+                where=name,
+                expected=mask,
                 fix="SparsePruner(..., missing_masks='recompute') chooses masks for the loaded weights",
             )
-        state_dict[prefix + self.key] = self.mask  # satisfies the loading; chosen again after it
-        self._awaits_mask = True
 
     def _is_in(self, state_dict: dict[str, Any], prefix: str) -> bool:
         return prefix + self.attribute in state_dict
 
     def _after_load(self, *_: Any) -> None:
-        if not self._is_loaded:  # a checkpoint of other parts of the model
-            return
-        self._pruned = None  # of the values before loading
-        if self._awaits_mask:
-            self._awaits_mask = False
+        if self._is_loaded:  # else a checkpoint of other parts of the model
+            self._pruned = None  # of the values before loading
+            has_mask, self._awaits_mask = not self._awaits_mask, False
+            self._settle(has_mask=has_mask)
+
+    def after_load_of_ties(self, *, has_mask: bool) -> None:
+        """Prune again after values came in by other names of the weight, before or after those of this layer."""
+        if not self._is_loaded:
+            self._pruned, self._is_loaded = None, True
+        with torch.no_grad():
+            self._restore()  # where this layer was the last, its values are pruned already
+        self._settle(has_mask=has_mask)
+
+    def _settle(self, *, has_mask: bool) -> None:
+        if not has_mask:
             self.recompute()
             return
         self._check_mask()
@@ -274,7 +288,7 @@ def masked_weight(weight: LayerWeight, *, pattern: Pattern, keep_pruned: bool, m
     return present
 
 
-def masked_weights(model: nn.Module) -> Iterator[MaskedWeight]:
-    """Every masked weight of a model, such as a copy of one that is being pruned."""
-    for module in model.modules():
+def masked_weights(model: nn.Module, *, recurse: bool = True) -> Iterator[MaskedWeight]:
+    """Every masked weight of a model, such as a copy of one that is being pruned; or of one layer alone."""
+    for module in model.modules() if recurse else (model,):
         yield from tuple(vars(module).get(_ATTRIBUTE, {}).values())

@@ -18,6 +18,7 @@ from trtsparse.torch.layers import Layers, find_weights, unwrapped
 from trtsparse.torch.masked import MaskedWeight, masked_weight
 from trtsparse.torch.optimizer import OptimizerHooks, check_optimizer
 from trtsparse.torch.state import SparseState, judge
+from trtsparse.torch.ties import unwatch, watch
 
 __all__ = ["SparsePruner", "prune_trained_model"]
 
@@ -74,7 +75,10 @@ class SparsePruner:
     has masks, such as a copy of a pruned one, keeps them.
 
     A weight that `torch.nn.utils.parametrize` computes gets its mask as the last parametrization. Of tied weights one
-    is masked. With DistributedDataParallel or `torch.compile` the order does not matter; ``broadcast_buffers=False``
+    is masked; a checkpoint may have the weight by any of its names, but load it into a part of the model that has the
+    mask too, or call `apply`.
+
+    With DistributedDataParallel or `torch.compile` the order does not matter; ``broadcast_buffers=False``
     saves DDP from sending masks at every forward. With ``fully_shard`` make the optimizer and call `attach` after
     sharding; `recompute`, `sparse_state` and loading are then collective: every process calls them. Averages of
     weights stay sparse if the copy that holds them is made after pruning.
@@ -139,6 +143,9 @@ class SparsePruner:
             for chosen in self._weights
             if not chosen.reason
         }
+        for chosen in self._weights:
+            if not chosen.reason:
+                watch(chosen.uses)
         self._hooks: list[OptimizerHooks] = []
 
     @property
@@ -201,6 +208,7 @@ class SparsePruner:
         for weight in self._masked.values():
             weight.remove()
         self._masked.clear()
+        unwatch(self.model)
 
     def finalize(self) -> SparseState:
         """Take masks and hooks off after training; the model is a plain one with sparse weights.
@@ -219,6 +227,7 @@ class SparsePruner:
         for weight in self._masked.values():
             weight.finalize()
         self._masked.clear()
+        unwatch(self.model)
         return self.sparse_state()
 
     def export_onnx(self, path: str | os.PathLike[str], args: tuple[Any, ...], **options: Any) -> SparsityReport:
@@ -233,12 +242,13 @@ class SparsePruner:
             options: Of `torch.onnx.export`, such as ``input_names``, ``dynamic_shapes`` and ``opset_version``.
 
         Returns:
-            What `trtsparse.validate` finds in the file.
+            What `trtsparse.validate` finds in the file. Constants that are no parameters, such as buffers, are not
+            pruned, and may not be compliant.
 
         Raises:
             ModelError: PyTorch cannot export the model.
-            PruneError: All eligible weights have masks and yet a weight in the file is not compliant: the model
-                multiplies by a tensor that is not the weight of a known layer. Or the weights are sharded.
+            PruneError: All eligible weights have masks and yet a parameter in the file is not compliant: it is not
+                the weight of a known layer. Or the weights are sharded.
             OutputError: The file cannot be written; nothing is left behind.
         """
         complete = all(chosen.uses[0].name in self._masked for chosen in self._weights if chosen.eligible)
