@@ -5,6 +5,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper, parser
 
+from tests.doubles import VERSIONS, installed
+
 HEADER = '<ir_version: 8, opset_import: ["": 17]> '
 
 
@@ -72,6 +74,13 @@ def text_model():
 @pytest.fixture
 def relu(text_model):
     return text_model("g (float[4] x) => (float[4] y) { y = Relu(x) }")
+
+
+@pytest.fixture(params=VERSIONS)
+def trt(request):
+    with installed(request.param) as module:
+        module.asked = request.param
+        yield module
 
 
 @pytest.fixture(scope="session")

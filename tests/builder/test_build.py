@@ -406,3 +406,16 @@ def test_int8_with_random_calibration_warns_loudly_and_only_when_asked(net):
         )
     with pytest.raises(ConfigError, match="INT8 needs sample inputs to calibrate with"):
         build(net(batch=2), BuildConfig(precision="int8", flavour="tensorrt_rtx"))
+
+
+def test_a_build_for_gpus_before_ampere_says_so_before_and_in_every_row(net):
+    with pytest.warns(SparsityWarning, match=r"no target has Sparse Tensor Cores \(7.5\)"):
+        report = build(
+            net(batch=2), config(precision="fp16", sparsity="enable", compute_capabilities=("7.5",))
+        ).report
+    assert [(row.eligible, row.chosen) for row in report.sites] == [(False, False)] * 2
+    with pytest.warns(SparsityWarning, match=r"targets without Sparse Tensor Cores run dense \(7.5\)"):
+        report = build(
+            net(batch=2), config(precision="fp16", sparsity="enable", compute_capabilities=("7.5", "8.6"))
+        ).report
+    assert [(row.eligible, row.chosen) for row in report.sites] == [(True, "decided at load")] * 2

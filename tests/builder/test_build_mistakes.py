@@ -33,6 +33,15 @@ def test_every_unknown_operator_is_listed(text_model):
     assert len(error.value.nodes) == 2
 
 
+def test_what_is_no_configuration_is_named(net):
+    for given in ({"precision": "fp16"}, {}, "fp16"):
+        with pytest.raises(ConfigError) as error:
+            build(net(), given)
+        assert (
+            str(error.value) == f"not a configuration\n  where: config\n  got: {given!r}\n  expected: a BuildConfig"
+        )
+
+
 def test_a_known_operator_without_support_is_listed(text_model):
     with pytest.raises(OperatorError) as error:
         build(text_model("g (float[4,4] x) => (float y) { y = Det(x) }"), config())

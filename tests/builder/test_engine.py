@@ -9,9 +9,10 @@ import pytest
 from tests.doubles import installed
 from trtsparse.builder.build import build
 from trtsparse.builder.config import BuildConfig
-from trtsparse.builder.engine import report_path
+from trtsparse.builder.engine import check_apart, report_path
 from trtsparse.builder.plan import read_header
-from trtsparse.errors import OutputError
+from trtsparse.errors import ConfigError, OutputError
+from trtsparse.files.model import OnnxModel
 
 
 @pytest.fixture
@@ -87,6 +88,31 @@ except OutputError as error:
     assert done.stdout.startswith("cannot write the file\n")
     assert "got: File too large" in done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("link", [None, "hard", "soft"])
+def test_the_model_is_not_replaced_by_what_is_made_of_it(external, tmp_path, link):
+    model, data = OnnxModel.open(external), tmp_path / "external.data"
+    same = {path: path if link is None else tmp_path / f"other-{path.name}" for path in (external, data)}
+    for path, other in same.items() if link is not None else ():
+        (other.hardlink_to if link == "hard" else other.symlink_to)(path)
+    check_apart(model, [tmp_path / "new.plan", tmp_path / "none" / "external.onnx"])
+    with pytest.raises(ConfigError) as error:
+        check_apart(model, [tmp_path / "new.plan", same[external]])
+    assert str(error.value) == (
+        f"the output would replace the model\n  where: {same[external]}\n  to fix: name another file"
+    )
+    with pytest.raises(ConfigError) as error:
+        check_apart(model, [same[data]])
+    assert str(error.value) == (
+        f"the output would replace a data file of the model {external}\n  where: {same[data]}\n"
+        "  to fix: name another file"
+    )
+
+
+def test_a_model_in_memory_is_not_replaced(relu, tmp_path):
+    (tmp_path / "m.plan").write_bytes(b"old")
+    check_apart(OnnxModel.open(relu), [tmp_path / "m.plan"])
 
 
 def test_a_build_with_the_real_library_saves_and_reads_back(rtx, relu, tmp_path):

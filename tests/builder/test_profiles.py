@@ -1,9 +1,12 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.doubles import VERSIONS, installed
+from trtsparse.builder.advanced import Advanced
 from trtsparse.builder.build import build
-from trtsparse.builder.config import BuildConfig, Profile
+from trtsparse.builder.config import BuildConfig, BuildWarning, Profile
 from trtsparse.builder.profiles import check_profiles, infer_profile, usual_shapes
 from trtsparse.errors import BuildError, ConfigError
 from trtsparse.precision.specs import TensorSpec
@@ -18,6 +21,7 @@ GOOD = "x:1x3x8:4x3x8:8x3x16,mask:1x3:4x3:8x3"
 
 def test_good_profiles_pass():
     check_profiles(INPUTS, [Profile.parse(GOOD), Profile.parse(GOOD + ",scale:2,size:1x1:8x8:9x9")])
+    check_profiles(INPUTS, [Profile.parse(GOOD + ",size:-1x0:0x0:9x9")])
     check_profiles((FIXED,), [])
 
 
@@ -60,6 +64,21 @@ def test_good_profiles_pass():
             ),
         ),
         (
+            "x:-1x3x8,mask:1x3",
+            (
+                "a dim is negative\n  where: profile 0, input 'x', min, dim 0\n  got: -1\n"
+                "  to fix: give real sizes; -1 is none"
+            ),
+        ),
+        (
+            "x:1x3x0:1x3x8:1x3x8,mask:1x3",
+            "a dim is zero\n  where: profile 0, input 'x', min, dim 2\n  got: 0\n  expected: at least 1",
+        ),
+        (
+            GOOD + ",scale:0",
+            "a dim is zero\n  where: profile 0, input 'scale', min, dim 0\n  got: 0\n  expected: at least 1",
+        ),
+        (
             "x:1x3x8:4x3x8:8x3x8,mask:1x3:5x3:8x3",
             (
                 "a profile gives the dim 'n' two sizes\n  where: profile 0, input 'mask', dim 0\n"
@@ -95,6 +114,28 @@ def test_a_profile_is_inferred_from_samples_with_the_commonest_shape_as_opt():
     found = infer_profile(INPUTS, samples)
     assert str(found) == "x:1x3x4:2x3x8:6x3x20,mask:1x3:2x3:6x3"
     check_profiles(INPUTS, [found])
+
+
+def test_opt_is_the_shape_of_one_sample_for_all_inputs():
+    x = TensorSpec("x", np.dtype(np.float32), ("n", 64))
+    m = TensorSpec("m", np.dtype(np.float32), ("k", "n"))
+    samples = [{"x": np.zeros((n, 64)), "m": np.zeros((k, n))} for n, k in ((8, 3), (2, 5), (2, 7))]
+    found = infer_profile((x, m), samples)
+    assert str(found) == "x:2x64:2x64:8x64,m:3x2:5x2:7x8"
+    check_profiles((x, m), [found])
+
+
+sizes = st.lists(st.tuples(st.integers(1, 4), st.integers(1, 4)), min_size=1, max_size=8)
+
+
+@given(sizes)
+def test_a_profile_inferred_from_samples_passes(sizes):
+    other = TensorSpec("other", np.dtype(np.float32), ("h", "n"))
+    samples = [{"x": np.zeros((n, 3, h)), "mask": np.zeros((n, 3)), "other": np.zeros((h, n))} for n, h in sizes]
+    found = infer_profile((*INPUTS, other), samples)
+    check_profiles((*INPUTS, other), [found])
+    opts = {name: shapes[1] for name, shapes in found.shapes.items()}
+    assert opts in [{name: array.shape for name, array in sample.items()} for sample in samples]
 
 
 def test_fixed_inputs_need_no_profile():
@@ -154,3 +195,67 @@ def test_usual_shapes_are_the_first_profiles_opt_without_shape_inputs():
     profile = Profile.parse(GOOD + ",size:1x1:8x8:9x9")
     assert usual_shapes(INPUTS, [profile]) == {"x": (4, 3, 8), "mask": (4, 3)}
     assert usual_shapes(INPUTS, []) is None
+
+
+SLICED = """g (float[n, 4] x, int64[1] st, int64[1] en) => (float[k, 4] y)
+    <int64[1] ax = {0}> { y = Slice(x, st, en, ax) }"""
+
+
+def profile_calls(rtx, monkeypatch):
+    """What the real library is given for inputs that hold shapes."""
+    given = []
+    real = rtx.IOptimizationProfile.set_shape_input
+    monkeypatch.setattr(
+        rtx.IOptimizationProfile, "set_shape_input", lambda self, *args: given.append(args) or real(self, *args)
+    )
+    return given
+
+
+def test_values_of_shape_inputs_may_be_zero(rtx, text_model, monkeypatch):
+    given = profile_calls(rtx, monkeypatch)
+    profile = Profile.parse("x:2x4:4x4:8x4,st:0:0:1,en:1:2:2")
+    report = build(text_model(SLICED), BuildConfig(profiles=(profile,), flavour="tensorrt_rtx")).report
+    assert given == [("st", (0,), (0,), (1,)), ("en", (1,), (2,), (2,))]
+    assert report.profiles[0]["st"] == {"min": [0], "opt": [0], "max": [1]}
+
+
+def test_values_of_shape_inputs_come_from_the_sample_that_gives_opt(rtx, text_model, monkeypatch):
+    given = profile_calls(rtx, monkeypatch)
+    cuts = ((8, 0, 6), (4, 1, 3), (4, 0, 2))
+    samples = [{"x": np.zeros((n, 4), "f4"), "st": np.array([a]), "en": np.array([b])} for n, a, b in cuts]
+    build(text_model(SLICED), BuildConfig(flavour="tensorrt_rtx"), samples=samples)
+    assert given == [("st", (0,), (1,), (1,)), ("en", (2,), (3,), (6,))]
+
+
+def test_an_input_that_holds_no_shape_after_all_has_sizes_above_zero(rtx, text_model):
+    model = text_model("g (float[n, 4] x, int64[1] i) => (float[m, 4] y) { y = Gather<axis = 0>(x, i) }")
+    with pytest.raises(ConfigError) as error:
+        build(model, BuildConfig(profiles=(Profile.parse("x:2x4,i:0"),), flavour="tensorrt_rtx"))
+    assert rtx
+    assert str(error.value) == (
+        "a dim is zero\n  where: profile 0, input 'i', min, dim 0\n  got: 0\n  expected: at least 1"
+    )
+
+
+def test_values_that_nothing_gives_are_asked_for(rtx, text_model):
+    with pytest.raises(ConfigError) as error:
+        build(text_model(SLICED), BuildConfig(profiles=(Profile.parse("x:2x4"),), flavour="tensorrt_rtx"))
+    assert rtx
+    assert str(error.value) == (
+        "an input holds a shape, and no profile gives the range of its values\n"
+        "  where: profile 0, input 'st'\n"
+        "  expected: 1 values each for min, opt and max, such as st:1x3:8x3:16x3"
+    )
+
+
+def test_a_value_for_all_can_be_asked_for_and_is_told(rtx, text_model, monkeypatch):
+    given = profile_calls(rtx, monkeypatch)
+    config = BuildConfig(
+        profiles=(Profile.parse("x:2x4,st:0"),), flavour="tensorrt_rtx", advanced=Advanced(shape_value=1)
+    )
+    with pytest.warns(BuildWarning) as caught:
+        build(text_model(SLICED), config)
+    assert given == [("st", (0,), (0,), (0,)), ("en", (1,), (1,), (1,))]
+    assert [str(w.message) for w in caught] == [
+        "Dynamic dimensions required for input: en, but no shapes were provided. Automatically overriding shape to: 1"
+    ]

@@ -1,14 +1,19 @@
 import dataclasses
 import time
+import warnings
 
 import onnx
 import pytest
 from onnx import helper
 
-from trtsparse.builder.sites import Evidence, make_rows, node_names
+from trtsparse.builder.config import SparsityWarning
+from trtsparse.builder.report import Notes
+from trtsparse.builder.sites import Evidence, make_rows, node_names, warn_before
 from trtsparse.builder.sparsity_log import SparseLayers
 from trtsparse.files.model import OnnxModel
 from trtsparse.sparsity.validate import validate
+
+TURING = "no target has Sparse Tensor Cores: they came with compute capability 8.0"
 
 
 @pytest.fixture
@@ -42,7 +47,8 @@ def test_log_and_inspector_add_up(sites):
 def test_a_sparse_layer_that_is_no_node_of_the_model_is_kept_by_name(sites):
     log = SparseLayers(eligible="conv, __myl_Fc_7", chosen="conv, __myl_Fc_7")
     evidence = Evidence(asked=True, at_load=False, log=log)
-    assert evidence.untraced(site.node for site in sites) == ("__myl_Fc_7",)
+    nodes = [site.node for site in sites]
+    assert evidence.knowing(nodes).untraced(nodes) == ("__myl_Fc_7",)
 
 
 def test_nodes_that_a_conversion_renamed_are_traced_by_their_weight(net):
@@ -82,12 +88,48 @@ def test_what_stays_in_fp32_is_not_eligible_and_says_so(sites):
     assert found[1].warnings[-1].startswith("its output stays floating point")
 
 
-def test_a_thousand_layers_are_traced_quickly(sites):
-    many = [dataclasses.replace(sites[0], node=f"block_{n}/conv") for n in range(1000)]
+def test_what_runs_sparse_is_eligible_whatever_was_expected(sites):
+    evidence = Evidence(asked=True, at_load=False, log=SparseLayers(eligible="conv, gemm", chosen="conv"))
+    found = make_rows(sites, evidence, reached="int8", kept=("conv", "gemm"))
+    assert [(row.eligible, row.chosen, row.reason) for row in found] == [
+        (True, True, ""),
+        (False, False, "kept in FP32 by the conversion"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("targets", "warning", "reason"),
+    [
+        (("7.5",), "no target has Sparse Tensor Cores (7.5)", TURING),
+        (("7.0", "7.5"), "no target has Sparse Tensor Cores (7.0, 7.5)", TURING),
+        (("7.5", "8.6"), "targets without Sparse Tensor Cores run dense (7.5)", ""),
+        (("7.5", "current"), "targets without Sparse Tensor Cores run dense (7.5)", ""),
+        (("8.0", "12.0"), None, ""),
+        (("current",), None, ""),
+        ((), None, ""),
+    ],
+)
+def test_gpus_before_ampere_run_nothing_sparse(sites, targets, warning, reason):
+    notes = Notes()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        warn_before(sites, notes, reached="fp16", forced=False, targets=targets)
+    told = f"sparsity is on, but {warning}: they came with compute capability 8.0"
+    assert notes.texts == ([] if warning is None else [told])
+    assert [w.category for w in caught] == [SparsityWarning] * len(notes.texts)
+    found = make_rows(sites, Evidence(asked=True, at_load=True), reached="fp16", targets=targets)
+    chosen = False if reason else "decided at load"
+    assert [(row.eligible, row.reason, row.chosen) for row in found] == [(not reason, reason, chosen)] * 2
+
+
+@pytest.mark.parametrize("name", ["block_{}/conv", "conv ({})"])
+def test_a_thousand_layers_are_traced_quickly(sites, name):
+    many = [dataclasses.replace(sites[0], node=name.format(n)) for n in range(1000)]
     layers = ", ".join(f"{site.node} + relu_{n}" for n, site in enumerate(many))
     log = SparseLayers(eligible=layers, chosen=layers)
     evidence = Evidence(asked=True, at_load=False, log=log, tactics=tuple((site.node, "sparse") for site in many))
     started = time.perf_counter()
     assert all(row.chosen for row in make_rows(many, evidence, reached="fp16"))
-    assert evidence.untraced(site.node for site in many) == ()
+    nodes = [site.node for site in many]
+    assert evidence.knowing(nodes).untraced(nodes) == ()
     assert time.perf_counter() - started < 3

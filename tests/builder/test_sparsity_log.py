@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trtsparse.builder.sparsity_log import SparseLayers, nodes_in, read_inspector, read_log
+from trtsparse.builder.sparsity_log import NodeNames, SparseLayers, nodes_in, read_inspector, read_log
 
 OLD = (
     "(Sparsity) Layers eligible for sparse math: Conv_0 + Relu_1, Conv_2",
@@ -72,6 +72,29 @@ def test_names_that_contain_separators_are_matched_whole():
     assert nodes_in("x + y, other", ["x + y", "x", "y"]) == ("x + y",)
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("fc(1)", "big_fc(1)"), ("fc, 1", "big fc, 1"), ("fc", "fc[1]"), ("fc + 1", "big fc + 1"), ("fc", "fc(1)"),
+     ("fc(1)", "fc(1)(2)"), ("m.fc[0]", "m.fc[1]"), ("{a}", "a{a}")],
+)  # fmt: skip
+@pytest.mark.parametrize("layer", ["{}", "{} + relu, other", "w + {}", "PWN({})", "{} [Gemm]", "{}/MatMulAddFusion"])
+def test_a_name_that_is_part_of_another_is_not_found_in_it(one, other, layer):
+    nodes = [one, other, "relu"]
+    for name in (one, other):
+        text = layer.format(name)
+        assert [node for node in nodes_in(text, nodes) if node != "relu"] == [name]
+
+
+def test_the_last_bracket_of_a_name_is_not_that_of_the_layer():
+    assert nodes_in("{ForeignNode[a...fc[1]]}", ["a", "fc", "fc[1]"]) == ("a", "fc[1]")
+
+
+def test_layers_are_told_apart_where_names_have_commas():
+    names = NodeNames(["fc, 1", "big fc, 1"])
+    assert names.layers("fc, 1 + relu, big fc, 1, __myl_Fc_7") == ("fc, 1 + relu", "big fc, 1", "__myl_Fc_7")
+    assert names.layers("") == ()
+
+
 names = st.lists(st.from_regex(r"[A-Za-z][\w/.:-]{0,12}", fullmatch=True), min_size=1, max_size=8, unique=True)
 
 
@@ -80,6 +103,16 @@ def test_every_fused_node_is_found_and_no_other(nodes, data):
     chosen = data.draw(st.lists(st.sampled_from(nodes), unique=True))
     layers = ", ".join(" + ".join(chosen[start : start + 2]) for start in range(0, len(chosen), 2))
     assert set(nodes_in(layers, nodes)) == set(chosen)
+
+
+hard_names = st.lists(st.text("ab1()[]{}", min_size=1, max_size=5), min_size=1, max_size=8, unique=True)
+
+
+@given(hard_names, st.data())
+def test_brackets_in_names_hide_and_pretend_nothing(nodes, data):
+    chosen = data.draw(st.lists(st.sampled_from(nodes), unique=True))
+    assert set(nodes_in(", ".join(chosen), nodes)) == set(chosen)
+    assert set(nodes_in(" + ".join(chosen), nodes)) == set(chosen)
 
 
 def inspector(*layers):

@@ -1,52 +1,26 @@
 """The same `build` with every version, by its strict double."""
 
 import json
-import re
 import sys
 from pathlib import Path
 
 import jsonschema
 import numpy as np
 import pytest
+from onnx import numpy_helper
 
 import trtsparse.builder
+from tests.builder.conftest import two_of_four
+from tests.builder.doubled import STRONG, TENSORRT, TYPED, WEAK, created_with, flags_set
 from tests.doubles import VERSIONS, installed
 from trtsparse.builder.build import build
 from trtsparse.builder.config import BuildConfig, BuildWarning, Profile, SparsityWarning
 from trtsparse.errors import BuildError, ConfigError, DeviceError, OperatorError, UnsupportedOptionError
 
-WEAK = [v for v in VERSIONS if v.startswith(("8", "10"))]
-STRONG = [v for v in VERSIONS if not v.startswith("8")]
-TYPED = [v for v in VERSIONS if v.startswith(("11", "rtx"))]
-TENSORRT = [v for v in VERSIONS if not v.startswith("rtx")]
 BATCH = Profile.parse("x:1x8x6x6:4x8x6x6:8x8x6x6")
 
 
 SCHEMA = json.loads(Path(trtsparse.builder.__file__).with_name("build-report.schema.json").read_text())
-
-
-@pytest.fixture(params=VERSIONS)
-def trt(request):
-    with installed(request.param) as module:
-        module.asked = request.param
-        yield module
-
-
-def flags_set(trt):
-    """Names of the builder flags that were set, without those cleared again."""
-    flags = set()
-    for call in trt.calls:
-        if call.method in ("IBuilderConfig.set_flag", "IBuilderConfig.clear_flag"):
-            name = re.search(r"(\w+)>?$", str(call.args[0]).split(":")[0].strip("<> "))[1]
-            (flags.add if call.method.endswith("set_flag") else flags.discard)(name)
-    return flags
-
-
-def created_with(trt):
-    """Names of the network flags that the network was created with."""
-    (call,) = [call for call in trt.calls if call.method == "Builder.create_network"]
-    number = int(call.args[0])
-    return {name for name, flag in trt.NetworkDefinitionCreationFlag.__members__.items() if number >> int(flag) & 1}
 
 
 def test_every_version_builds_and_says_so(trt, net):
@@ -178,10 +152,9 @@ def test_it_is_refused_where_that_cannot_be(net):
     with installed("11.4.0"), pytest.raises(ConfigError) as error:
         build(net(batch=2, dtype=np.float16), BuildConfig(precision="fp16", keep_fp32=("conv",)))
     assert str(error.value) == (
-        "no node can be kept in FP32: the model is not converted\n"
-        "  where: keep_fp32=('conv',)\n"
-        "  got: a model stored in FP16\n"
-        "  expected: a model stored in FP32"
+        "keep_fp32=('conv',) is about conversions, and the model is not converted\n"
+        "  got: precision='fp16' and a model stored in FP16\n"
+        "  to fix: leave keep_fp32 out"
     )
 
 
@@ -249,6 +222,27 @@ def test_the_log_and_the_inspector_say_what_was_chosen(version, precision, net):
         ("gemm", True, True, True, False),  # 12: it loses
     ]
     assert [row.node for row in report.chosen] == ["conv"]
+    assert report.untraced == ()
+
+
+@pytest.mark.parametrize("version", TENSORRT)
+@pytest.mark.parametrize(
+    ("dense", "sparse"), [("fc(1)", "big_fc(1)"), ("fc", "fc[1]"), ("fc, 1", "big fc, 1"), ("a + b", "c + a + b")]
+)
+@pytest.mark.parametrize("verbosity", ["none", "detailed"])
+def test_names_with_brackets_and_commas_are_told_apart(version, dense, sparse, verbosity, text_model):
+    rng = np.random.default_rng(0)
+    weights = {"u": rng.standard_normal((64, 64)), "w": two_of_four(rng.standard_normal((64, 64)), 0)}
+    model = text_model("g (float[4, 64] x) => (float[4, 64] y) { a = MatMul(x, u) b = Relu(a) y = MatMul(b, w) }")
+    model.graph.initializer.extend(numpy_helper.from_array(w.astype("f4"), name) for name, w in weights.items())
+    model.graph.node[0].name, model.graph.node[2].name = dense, sparse
+    config = BuildConfig(precision="fp16", sparsity="enable", profiling_verbosity=verbosity)
+    with installed(version), pytest.warns(SparsityWarning):
+        report = build(model, config).report
+    assert [(r.node, r.compliant, r.found, r.chosen) for r in report.sites] == [
+        (dense, False, False, False),
+        (sparse, True, True, True),
+    ]
     assert report.untraced == ()
 
 

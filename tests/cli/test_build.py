@@ -93,3 +93,20 @@ def test_wrong_input_is_exit_code_2_and_nothing_is_written(model, tmp_path, argu
 def test_an_output_that_cannot_be_written_is_found_before_building(model, capsys):
     assert main(["build", str(model), "-o", "/nowhere/m.plan", "--shapes", "x:8x64"]) == 2
     assert "cannot write the file\n  where: /nowhere/m.plan" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("output", ["m.onnx", "m.data", "m"])
+def test_the_model_is_not_replaced_by_the_plan_or_the_report(model, tmp_path, output, capsys):
+    onnx.save(onnx.load(model), model, save_as_external_data=True, location="m.data", size_threshold=0)
+    path = model.rename(tmp_path / "m.json") if output == "m" else model  # the report of "m" is "m.json"
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    assert main(["build", str(path), "-o", str(tmp_path / output), "--shapes", "x:8x64"]) == 2
+    assert "the output would replace " in capsys.readouterr().err
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+def test_options_that_nothing_would_come_of_are_refused(model, tmp_path, capsys):
+    arguments = ["--shapes", "x:8x64", "--precision", "tf32", "--keep-fp32", "nonsense"]
+    assert main(["build", str(model), "-o", str(tmp_path / "m.plan"), *arguments]) == 2
+    assert "keep_fp32=('nonsense',) is about conversions" in capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} == {"m.onnx"}

@@ -54,6 +54,7 @@ class Graph:
             for name in node.input:
                 self.readers.setdefault(name, []).append(node)
         self.outputs = {value.name for value in model.graph.output}
+        self.explicit = any(node.op_type == "DequantizeLinear" for node in self.nodes)
 
     def weight(self, name: str) -> tuple[np.ndarray | None, list[Any]]:
         """The constant behind a tensor, and the quantizers and dequantizers on the way to it."""
@@ -109,18 +110,22 @@ def _site(graph: Graph, node: Any) -> Site | None:
     return Site(weight, axis, weight.shape[out], tuple(passed), tuple(graph.tail(node)))
 
 
-def _compute_type(site: Site, flags: set[str], *, typed: bool) -> str:
-    """Data type that the layer computes in: the graph's if typed, else what the flags allow."""
+def _compute_type(site: Site, flags: set[str], *, typed: bool, explicit: bool) -> str:
+    """Data type that the layer computes in: the graph's if typed, else what the flags allow.
+
+    Where a network has Q/DQ layers, the flag INT8 allows INT8 to those alone.
+    """
     if site.passed:
         return "FP8" if "float8" in site.weight.dtype.name else "INT8"
     if typed:
         return {"float16": "HALF", "bfloat16": "BF16"}.get(site.weight.dtype.name, "FLOAT")
     allowed = (("FP16", "HALF"), ("BF16", "BF16"), ("INT8", "INT8"))
-    return next((kind for flag, kind in allowed if flag in flags), "FLOAT")
+    given = flags - {"INT8"} if explicit else flags
+    return next((kind for flag, kind in allowed if flag in given), "FLOAT")
 
 
 def _fused(graph: Graph, node: Any, site: Site, flags: set[str], *, typed: bool) -> Layer:
-    compute = _compute_type(site, flags, typed=typed)
+    compute = _compute_type(site, flags, typed=typed, explicit=graph.explicit)
     compliant = two_of_four(site.weight, site.axis)
     eligible = compliant and compute in HALF and "SPARSE_WEIGHTS" in flags
     last = site.tail[-1] if site.tail else node

@@ -9,6 +9,7 @@ import onnx
 import pytest
 from onnx import parser
 
+from tests.helpers import matmul, sparse
 from tests.trtexec.running import ON_CPU, failed, log
 from trtsparse import Session
 from trtsparse.errors import ConfigError, FeedError, MissingDependencyError
@@ -244,6 +245,48 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_run(model, tmp_p
     result = trtexec(f"--onnx={model} --exportTimes={tmp_path}/none/t.json {ON_CPU}")
     assert failed(result, OSError).what == "cannot write the file"
     assert "Starting inference" not in log(result)
+
+
+FILES = [
+    "--saveEngine={}",
+    "--exportTimes={}",
+    "--engine=onnxruntime --exportOutput={}",
+    "--engine=cusparselt --saveEngine={}",
+]
+
+
+@pytest.mark.parametrize("flags", FILES)
+@pytest.mark.parametrize("name", ["m.onnx", "m.data"])
+def test_the_model_is_not_replaced(tmp_path, flags, name):
+    path = tmp_path / "m.onnx"
+    onnx.save(matmul(sparse(64, 128, axis=0)), path, save_as_external_data=True, location="m.data", size_threshold=0)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    error = failed(trtexec(f"--onnx={path} {flags.format(tmp_path / name)}"), ConfigError)
+    whole = "the model" if name == "m.onnx" else f"a data file of the model {path}"
+    assert str(error) == (
+        f"the output would replace {whole}\n  where: {tmp_path / name}\n  to fix: name another file"
+    )
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+def test_a_report_does_not_replace_the_model_either(tmp_path):
+    path = tmp_path / "m.plan.json"
+    path.write_bytes(matmul(sparse(64, 128, axis=0)).SerializeToString())
+    error = failed(trtexec(f"--onnx={path} --saveEngine={tmp_path / 'm.plan'}"), ConfigError)
+    assert error.what == "the output would replace the model"
+
+
+@pytest.mark.parametrize(("end", "why"), [("'x:1x3", "no closing quotation"), ("x:1x3\\", "no escaped character")])
+def test_a_command_line_that_cannot_be_split_is_an_error_like_others(end, why):
+    line = f"--onnx=m.onnx --shapes={end}"
+    result = trtexec(line)
+    assert str(failed(result, ConfigError)) == (
+        "the command line cannot be split into words\n"
+        f"  got: {line}: {why}\n"
+        "  to fix: close what is open, or give the words in a list"
+    )
+    assert result.options is None
+    assert line in result.lines[0]
 
 
 def test_ctrl_c_ends_the_log_and_reaches_the_caller(model, monkeypatch):

@@ -278,6 +278,7 @@ def test_settings_of_the_builder_reach_tensorrt(model, cuda):
         "preview_features": {"ALIASED_PLUGIN_IO_10_03": True},
         "input_types": [],
         "output_types": [],
+        "shape_value": 1,
     }  # fmt: skip
 
 

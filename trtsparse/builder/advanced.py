@@ -34,6 +34,8 @@ class Advanced:
         input_types: Data types of the engine's inputs, such as "fp16": one for all, or one each; None leaves one as
             it is. Weakly typed networks only: otherwise the model says it.
         output_types: Likewise for outputs.
+        shape_value: What inputs that hold shapes hold, where neither a profile nor a sample says it; None refuses the
+            build then.
 
     Example:
         >>> Advanced(flags={"DIRECT_IO": True}, attributes={"tiling_optimization_level": "FAST"}).given
@@ -47,16 +49,20 @@ class Advanced:
     preview_features: Mapping[str, bool] = field(default_factory=dict)
     input_types: tuple[str | None, ...] = ()
     output_types: tuple[str | None, ...] = ()
+    shape_value: int | None = None
 
     @property
     def given(self) -> bool:
         """Something is set."""
-        return any(getattr(self, f.name) for f in dataclasses.fields(self))
+        return self != Advanced()
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return {name: dict(v) if isinstance(v, Mapping) else list(v) for name, v in values.items()}
+        return {
+            name: dict(v) if isinstance(v, Mapping) else list(v) if isinstance(v, tuple) else v
+            for name, v in values.items()
+        }
 
 
 def apply_advanced(trt: Any, config: Any, settings: Advanced, *, version: str) -> None:

@@ -34,7 +34,7 @@ from trtsparse.builder.progress import monitoring
 from trtsparse.builder.report import BuildReport, Notes, PrecisionReport
 from trtsparse.builder.sites import Evidence, make_rows, node_names, warn_about_open_layers, warn_before
 from trtsparse.builder.sparsity_log import read_inspector, read_log
-from trtsparse.errors import BuildError, DeviceError, OutputError, TrtSparseError
+from trtsparse.errors import BuildError, ConfigError, DeviceError, OutputError, TrtSparseError
 from trtsparse.files.model import OnnxModel
 from trtsparse.precision.feeds import check_feeds, read_feeds
 from trtsparse.precision.specs import input_specs
@@ -70,6 +70,11 @@ class _Job:
     @property
     def built(self) -> OnnxModel:
         return self.conversion.model
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """Nodes that stay in FP32; a flag lets TensorRT run in half precision what was only not quantized."""
+        return () if {"FP16", "BF16"}.intersection(self.route.flags) else self.conversion.kept
 
 
 @dataclass(frozen=True)
@@ -123,7 +128,9 @@ def build(
         ('tensorrt_rtx', ({'name': 'y', 'dtype': 'float32', 'shape': [4]},))
     """
     started = time.perf_counter()
-    options = config or BuildConfig()
+    options = BuildConfig() if config is None else config
+    if not isinstance(options, BuildConfig):
+        raise ConfigError("not a configuration", where="config", got=repr(config), expected="a BuildConfig")
     notes = Notes()
     source = OnnxModel.open(model)
     trt = find_tensorrt(options.flavour)
@@ -199,7 +206,8 @@ def _warn(job: _Job, notes: Notes) -> None:
     """Say, before TensorRT starts, what will not be as the caller may expect."""
     config, reached = job.config, job.route.reached
     if config.wants_sparsity:
-        warn_before(job.sites.result(), notes, reached=reached, forced=config.sparsity == "force")
+        forced, targets = config.sparsity == "force", config.compute_capabilities
+        warn_before(job.sites.result(), notes, reached=reached, forced=forced, targets=targets)
         warn_about_open_layers(job.conversion.open_layers, notes)
     if config.precision in ("fp32", "tf32") and reached != config.precision:
         stored = f"the model is stored in {job.stored.upper()} and stays so"
@@ -221,7 +229,8 @@ def _build(trt: types.ModuleType | Any, job: _Job, notes: Notes) -> _Result:
         apply_types(trt, network, config.advanced, strong=job.route.strong, version=capabilities.name)
         settings = builder.create_builder_config()
         apply_options(trt, builder, settings, config, job.route.flags)
-        ranges.add_profiles(builder, network, settings, job.profiles, job.samples)
+        made_up = config.advanced.shape_value
+        ranges.add_profiles(builder, network, settings, job.profiles, job.samples, missing=made_up, warn=notes.warn)
         cache = _timing_cache(config, capabilities)
         if cache is not None:
             timing_cache.attach(settings, cache, log, notes.warn)
@@ -329,13 +338,14 @@ def _report(job: _Job, result: _Result, notes: Notes, started: float) -> BuildRe
         names={}
         if job.capabilities.ahead_of_time or not config.wants_sparsity
         else node_names(job.source, job.built),
-    )
+    ).knowing(site.node for site in job.sites.result())
     rows = make_rows(
         job.sites.result(),
         evidence,
         reached=route.reached,
-        kept=job.conversion.kept,
+        kept=job.kept,
         open_layers=job.conversion.open_layers,
+        targets=config.compute_capabilities,
     )
     if config.wants_sparsity and not evidence.at_load and not evidence.known:
         notes.warn("TensorRT said nothing about sparse layers: whether any was chosen is not known")
@@ -371,7 +381,7 @@ def _precision(job: _Job) -> PrecisionReport:
         stored=job.stored,
         error=job.conversion.error,
         limit=job.conversion.limit,
-        kept=job.conversion.kept,
+        kept=job.kept,
         conversion=job.conversion.steps,
     )
 

@@ -63,15 +63,16 @@ class BuildConfig:
             allow sparsity also quantize outputs: only such layers were seen to run sparse.
         typing: How a precision is reached. "weak" sets builder flags and lets TensorRT choose per layer (TensorRT up
             to 10.16); "strong" converts the graph and builds a strongly typed network (TensorRT 10, 11, RTX);
-            "auto" is "weak" where the flags exist, else "strong"; with ``keep_fp32`` or ``max_error`` it is "strong".
+            "auto" is "weak" where the flags exist, else "strong"; with ``keep_fp32`` or ``max_error`` it is "strong"
+            where flags could not keep to them.
         calibration: How INT8 ranges follow from the values seen: "minmax", "entropy" or "percentile".
         random_calibration: Calibrate INT8 with random numbers where there are no samples; enough to measure time,
             and nothing else.
         int8_rest: Precision of the layers that stay floating point in an INT8 build; None for "fp16" where it is a
-            flag and "fp32" where the graph is converted, which keeps the scales exact.
-        keep_fp32: Node names that a conversion leaves in FP32.
+            flag and ``keep_fp32`` names nothing, else "fp32", which keeps the scales exact.
+        keep_fp32: Node names that a conversion leaves in FP32; refused where nothing is converted.
         max_error: The largest error, relative to the output range, that a conversion may have; None for the
-            converter's default.
+            converter's default. Refused where nothing is converted.
         sparsity: "disable"; "enable" lets TensorRT use sparse kernels for compliant weights; "force" first prunes
             the eligible weights by magnitude, which costs accuracy unless the model is fine-tuned.
         prune_include: Patterns of the nodes or tensors that "force" prunes; empty for all eligible ones.

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from trtsparse.builder.plan import PlanHeader, read_header
 from trtsparse.builder.report import BuildReport
+from trtsparse.errors import ConfigError
 from trtsparse.files import atomic
+from trtsparse.files.copies import same_file
+from trtsparse.files.model import OnnxModel
 
-__all__ = ["BuiltEngine", "report_path"]
+__all__ = ["BuiltEngine", "check_apart", "report_path"]
 
 
 @dataclass(frozen=True)
@@ -59,3 +63,21 @@ class BuiltEngine:
 def report_path(plan: str | os.PathLike[str]) -> Path:
     """Where the report of a saved plan is: "model.plan.json" for "model.plan"."""
     return Path(f"{os.fspath(plan)}.json")
+
+
+def check_apart(model: OnnxModel, outputs: Iterable[str | os.PathLike[str]]) -> None:
+    """Refuse outputs that would replace the model which they are made from.
+
+    Args:
+        model: What is read.
+        outputs: What will be written.
+
+    Raises:
+        ConfigError: One of them is the model's file or one of its external data files, under whatever name.
+    """
+    main = [] if model.path is None else [model.path]
+    for output in map(Path, outputs):
+        for part in (*main, *model.external_files()):
+            if same_file(part, output):
+                whole = "the model" if part == model.path else f"a data file of the model {model.name}"
+                raise ConfigError(f"the output would replace {whole}", where=output, fix="name another file")

@@ -15,6 +15,7 @@ from trtsparse.builder.capabilities import Capabilities
 from trtsparse.builder.config import BuildConfig
 from trtsparse.errors import ConfigError
 from trtsparse.files.model import OnnxModel
+from trtsparse.precision.graph import graphs
 
 __all__ = ["Conversion", "Route", "choose_route", "convert", "stored_precision"]
 
@@ -79,16 +80,23 @@ class Conversion:
 
 
 def stored_precision(model: OnnxModel) -> str:
-    """The precision that most of a model's weights have: "fp32", "fp16", "bf16", or "int8" for Q/DQ models."""
-    graph = model.proto.graph
-    if any(node.op_type == "DequantizeLinear" for node in graph.node):
+    """The precision that most of a model's weights have: "fp32", "fp16", "bf16", or "int8" for Q/DQ models.
+
+    Initializers and Constant nodes count, those of subgraphs and functions too.
+    """
+    proto = model.proto
+    outermost = (proto.graph, *(onnx.GraphProto(node=function.node) for function in proto.functions))
+    found = [inner for graph in outermost for inner in graphs(graph)]
+    nodes = [node for graph in found for node in graph.node]
+    if any(node.op_type == "DequantizeLinear" for node in nodes):
         return "int8"
+    constants = [a.t for node in nodes if node.op_type == "Constant" for a in node.attribute if a.name == "value"]
     sizes: Counter[str] = Counter()
-    for tensor in graph.initializer:
+    for tensor in (*(tensor for graph in found for tensor in graph.initializer), *constants):
         if tensor.data_type in _FLOATS:
             sizes[_FLOATS[tensor.data_type]] += math.prod(tensor.dims)
     if not sizes:
-        sizes.update(_FLOATS.get(value.type.tensor_type.elem_type, "fp32") for value in graph.input)
+        sizes.update(_FLOATS.get(value.type.tensor_type.elem_type, "fp32") for value in proto.graph.input)
     return sizes.most_common(1)[0][0] if sizes else "fp32"
 
 
@@ -104,26 +112,10 @@ def choose_route(config: BuildConfig, capabilities: Capabilities, stored: str) -
         UnsupportedOptionError: Not on this version, or not with the typing asked for.
         ConfigError: Options that this model or this typing gives no meaning to.
     """
-    asked = f"precision={config.precision!r}"
-    graph_option = _graph_option(config)
-    if config.typing == "weak":
-        capabilities.require("flag fp16", "typing='weak'")
-        if graph_option:
-            raise ConfigError(
-                f"{graph_option} acts on converted graphs, and flags convert nothing",
-                got="typing='weak'",
-                expected="typing='auto' or 'strong'",
-            )
-    if config.typing == "strong" or graph_option:
-        capabilities.require("strong typing", graph_option or "typing='strong'")
-    if config.typing == "strong" or graph_option or not capabilities.weak_typing:
-        return _strong(config, stored)
-    flags = _flags(config, capabilities, stored)
-    for flag in flags:
-        capabilities.require(f"flag {flag.lower()}", asked)
-    convert = ("int8",) if config.precision == "int8" and stored != "int8" else ()
-    reached = "int8" if "INT8" in flags else _first(config.precision, stored)
-    return Route(strong=False, flags=flags, convert=convert, reached=reached)
+    route = _route(config, capabilities, stored)
+    if not route.convert:
+        _refuse_options_of_conversions(config, stored)
+    return route
 
 
 def convert(
@@ -158,19 +150,34 @@ def convert(
     return result
 
 
+def _route(config: BuildConfig, capabilities: Capabilities, stored: str) -> Route:
+    graph_option = _graph_option(config)
+    if config.typing == "weak":
+        capabilities.require("flag fp16", "typing='weak'")
+        if graph_option:
+            raise ConfigError(
+                f"{graph_option} acts on converted graphs, and flags convert nothing",
+                got="typing='weak'",
+                expected="typing='auto' or 'strong'",
+            )
+    if config.typing == "strong" or graph_option:
+        capabilities.require("strong typing", graph_option or "typing='strong'")
+    if config.typing == "strong" or graph_option or not capabilities.weak_typing:
+        return _strong(config, stored)
+    flags = _flags(config, capabilities, stored)
+    for flag in flags:
+        capabilities.require(f"flag {flag.lower()}", f"precision={config.precision!r}")
+    convert = ("int8",) if config.precision == "int8" and stored != "int8" else ()
+    reached = "int8" if "INT8" in flags else _first(config.precision, stored)
+    return Route(strong=False, flags=flags, convert=convert, reached=reached)
+
+
 def _strong(config: BuildConfig, stored: str) -> Route:
     """The graph says it all: convert unless it is there already."""
     target = "fp16" if config.precision == "best" else config.precision
     if target == "int8":
         ready = stored == "int8" and config.int8_rest != "fp16"
         return Route(strong=True, flags=(), convert=() if ready else ("int8",), reached="int8")
-    if config.keep_fp32 and target == stored:
-        raise ConfigError(
-            "no node can be kept in FP32: the model is not converted",
-            where=f"keep_fp32={config.keep_fp32!r}",
-            got=f"a model stored in {stored.upper()}",
-            expected="a model stored in FP32",
-        )
     if target in ("fp16", "bf16") and stored != target:
         return Route(strong=True, flags=(), convert=(target,), reached="int8" if stored == "int8" else target)
     return Route(strong=True, flags=(), convert=(), reached=_first(target, stored))
@@ -178,11 +185,26 @@ def _strong(config: BuildConfig, stored: str) -> Route:
 
 def _graph_option(config: BuildConfig) -> str | None:
     """The option, if there is one, that needs a converted graph although the precision may be a flag."""
+    keep = f"keep_fp32={config.keep_fp32!r}" if config.keep_fp32 else None
+    if config.precision == "int8":  # converted in any case, but a flag lets TensorRT run the rest in FP16
+        return f"{keep} with int8_rest='fp16'" if keep and config.int8_rest == "fp16" else None
     if config.precision not in ("fp16", "bf16", "best"):
         return None
-    if config.keep_fp32:
-        return f"keep_fp32={config.keep_fp32!r}"
-    return None if config.max_error is None else f"max_error={config.max_error!r}"
+    return keep or (None if config.max_error is None else f"max_error={config.max_error!r}")
+
+
+def _refuse_options_of_conversions(config: BuildConfig, stored: str) -> None:
+    """What would be ignored is refused."""
+    options = {
+        f"keep_fp32={config.keep_fp32!r}": bool(config.keep_fp32),
+        f"max_error={config.max_error!r}": config.max_error is not None,
+    }
+    for option in (option for option, given in options.items() if given):
+        raise ConfigError(
+            f"{option} is about conversions, and the model is not converted",
+            got=f"precision={config.precision!r} and a model stored in {stored.upper()}",
+            fix=f"leave {option.partition('=')[0]} out",
+        )
 
 
 def _first(asked: str, stored: str) -> str:
@@ -198,7 +220,7 @@ def _flags(config: BuildConfig, capabilities: Capabilities, stored: str) -> tupl
         "tf32": ("TF32",),
         "fp16": ("FP16",),
         "bf16": ("BF16",),
-        "int8": ("INT8",) if config.int8_rest == "fp32" else ("INT8", "FP16"),
+        "int8": ("INT8",) if config.int8_rest == "fp32" or config.keep_fp32 else ("INT8", "FP16"),
         "best": ("FP16", "TF32", *(("BF16",) if "flag bf16" in capabilities.features else ())),
     }[config.precision]
     of_model = {"int8": ("INT8",), "fp16": ("FP16",), "bf16": ("BF16",)}.get(stored, ())

@@ -8,7 +8,7 @@ from typing import Any
 
 from trtsparse.errors import ConfigError
 
-__all__ = ["Profile", "Shape", "ShapeRange"]
+__all__ = ["Profile", "Shape", "ShapeRange", "check_sizes"]
 
 Shape = tuple[int, ...]
 ShapeRange = tuple[Shape, Shape, Shape]
@@ -24,8 +24,8 @@ class Profile:
             Reshape, say) the triple holds values.
 
     Raises:
-        ConfigError: Shapes of one input differ in rank, are negative or zero, or min <= opt <= max does not hold; the
-            dim is named.
+        ConfigError: Shapes of one input differ in rank, or min <= opt <= max does not hold; the dim is named. That
+            sizes are above 0 is checked where it is known which inputs hold values instead.
 
     Example:
         >>> profile = Profile.parse("x:1x3x224x224:8x3x224x224:32x3x224x224,mask:1x224")
@@ -72,6 +72,25 @@ class Profile:
     def to_dict(self) -> dict[str, Any]:
         """``{input: {"min": [...], "opt": [...], "max": [...]}}``."""
         return {name: dict(zip(_WORDS, map(list, triple), strict=True)) for name, triple in self.shapes.items()}
+
+
+def check_sizes(given: ShapeRange, *, where: str) -> None:
+    """Refuse shapes that no tensor of an engine has.
+
+    Args:
+        given: Min, opt and max of an input that holds no shape itself.
+        where: The input, for the message.
+
+    Raises:
+        ConfigError: A size is negative or zero; the dim is named.
+    """
+    for word, shape in zip(_WORDS, given, strict=True):
+        for index, size in enumerate(shape):
+            place = f"{where}, {word}, dim {index}"
+            if size < 0:
+                raise ConfigError("a dim is negative", where=place, got=size, fix="give real sizes; -1 is none")
+            if size == 0:
+                raise ConfigError("a dim is zero", where=place, got=size, expected="at least 1")
 
 
 def _parse_input(part: str, text: str) -> tuple[str, ShapeRange]:
@@ -129,12 +148,7 @@ def _dims(shape: object, word: str, where: str) -> Shape:
         place = f"{where}, {word}, dim {index}"
         if isinstance(dim, bool) or not hasattr(dim, "__index__"):
             raise ConfigError("a dim is not a whole number", where=place, got=repr(dim))
-        value = dim.__index__()
-        if value < 0:
-            raise ConfigError("a dim is negative", where=place, got=value, fix="give real sizes; -1 is none")
-        if value == 0:
-            raise ConfigError("a dim is zero", where=place, got=value, expected="at least 1")
-        dims.append(value)
+        dims.append(dim.__index__())
     return tuple(dims)
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from trtsparse.builder.profile import Profile, Shape, ShapeRange
+from trtsparse.builder.profile import Profile, Shape, ShapeRange, check_sizes
 from trtsparse.errors import BuildError, ConfigError
 from trtsparse.files.shapes import is_shared
 from trtsparse.precision.specs import TensorSpec, did_you_mean
@@ -46,7 +46,10 @@ def check_profiles(inputs: Sequence[TensorSpec], profiles: Sequence[Profile]) ->
 
 
 def infer_profile(inputs: Sequence[TensorSpec], samples: Sequence[Feeds]) -> Profile | None:
-    """A profile that accepts all sample inputs, with the commonest shape as opt; None when no input is dynamic.
+    """A profile that accepts all sample inputs; None when no input is dynamic.
+
+    As dims of several inputs may depend on each other, opt has the shapes of one sample: of the first whose shapes
+    are the commonest.
 
     Raises:
         ConfigError: There are no samples, or one lacks a dynamic input.
@@ -59,7 +62,7 @@ def infer_profile(inputs: Sequence[TensorSpec], samples: Sequence[Feeds]) -> Pro
     dynamic = [spec for spec in inputs if _is_dynamic(spec)]
     if not dynamic:
         return None
-    return Profile({spec.name: _range_of([np.shape(_sample(s, spec.name)) for s in samples]) for spec in dynamic})
+    return Profile(_ranges_of({spec.name: [np.shape(_sample(s, spec.name)) for s in samples] for spec in dynamic}))
 
 
 def usual_shapes(inputs: Sequence[TensorSpec], profiles: Sequence[Profile]) -> dict[str, Shape] | None:
@@ -71,9 +74,25 @@ def usual_shapes(inputs: Sequence[TensorSpec], profiles: Sequence[Profile]) -> d
 
 
 def add_profiles(
-    builder: Any, network: Any, config: Any, profiles: Sequence[Profile], samples: Sequence[Feeds] = ()
+    builder: Any,
+    network: Any,
+    config: Any,
+    profiles: Sequence[Profile],
+    samples: Sequence[Feeds] = (),
+    *,
+    missing: int | None = None,
+    warn: Callable[[str], None] | None = None,
 ) -> None:
     """Give profiles to an IBuilderConfig; inputs that the network reads as shapes get ranges of values.
+
+    Args:
+        builder: The Builder.
+        network: The INetworkDefinition, parsed.
+        config: The IBuilderConfig.
+        profiles: What `check_profiles` passed.
+        samples: Where values come from that the profiles do not give.
+        missing: The value where samples do not give it either; None: that is an error.
+        warn: Told where ``missing`` is used.
 
     Raises:
         ConfigError: A shape input has no values, or a range does not fit.
@@ -81,12 +100,14 @@ def add_profiles(
     """
     tensors = [network.get_input(index) for index in range(network.num_inputs)]
     holding = [tensor for tensor in tensors if tensor.is_shape_tensor]
-    for index, profile in enumerate(profiles or ([Profile.fixed({holding[0].name: (1,)})] if holding else [])):
+    values = _sampled_values(tensors, samples) if holding else {}
+    for index, profile in enumerate(profiles or ([None] if holding else [])):
         made = builder.create_optimization_profile()
         for tensor in tensors:
-            given = profile.shapes.get(tensor.name) if profiles else None
+            given = profile.shapes.get(tensor.name) if profile is not None else None
             if tensor.is_shape_tensor:
-                low, opt, high = _values(tensor, given, samples, index)
+                given = given or values.get(tensor.name) or _made_up(tensor, missing, warn)
+                low, opt, high = _values(tensor, given, index)
                 made.set_shape_input(tensor.name, low, opt, high)
             elif given is not None:
                 _check_input(_spec_of(tensor), given, index)
@@ -140,9 +161,10 @@ def _check_names(inputs: Sequence[TensorSpec], dynamic: list[TensorSpec], profil
 
 
 def _check_input(spec: TensorSpec, given: ShapeRange, index: int) -> None:
+    where = f"profile {index}, input {spec.name!r}"
+    check_sizes(given, where=where)
     if spec.shape is None:
         return
-    where = f"profile {index}, input {spec.name!r}"
     if len(given[1]) != len(spec.shape):
         raise ConfigError(
             "a profile has the wrong number of dims",
@@ -196,22 +218,35 @@ def _sample(sample: Feeds, name: str) -> np.ndarray:
     return sample[name]
 
 
-def _range_of(shapes: Sequence[Shape]) -> ShapeRange:
-    if not shapes:
-        raise ConfigError("a profile cannot be inferred without samples")
-    if len({len(shape) for shape in shapes}) > 1:
-        raise ConfigError("samples of one input differ in the number of dims", got=", ".join(map(str, shapes)))
+def _ranges_of(shapes: Mapping[str, Sequence[Shape]]) -> dict[str, ShapeRange]:
+    """Ranges of the shapes that each input has in the samples."""
+    for seen in shapes.values():
+        if not seen:
+            raise ConfigError("a profile cannot be inferred without samples")
+        if len({len(shape) for shape in seen}) > 1:
+            raise ConfigError("samples of one input differ in the number of dims", got=", ".join(map(str, seen)))
+    usual = _usual(shapes)
+    return {name: _range_of(seen, usual) for name, seen in shapes.items()}
+
+
+def _usual(shapes: Mapping[str, Sequence[Shape]]) -> int:
+    """The index of the first sample whose shapes are shared with most others."""
+    counts = {name: Counter(seen) for name, seen in shapes.items()}
+    shared = [
+        sum(counts[name][shape] for name, shape in zip(shapes, row, strict=True))
+        for row in zip(*shapes.values(), strict=True)
+    ]
+    return shared.index(max(shared))
+
+
+def _range_of(shapes: Sequence[Shape], usual: int) -> ShapeRange:
     columns = list(zip(*shapes, strict=True))
-    opt = Counter(shapes).most_common(1)[0][0]
-    return tuple(map(min, columns)), opt, tuple(map(max, columns))
+    return tuple(map(min, columns)), shapes[usual], tuple(map(max, columns))
 
 
-def _values(tensor: Any, given: ShapeRange | None, samples: Sequence[Feeds], index: int) -> ShapeRange:
+def _values(tensor: Any, given: ShapeRange | None, index: int) -> ShapeRange:
     """The range of values of an input that holds a shape."""
-    count = int(np.prod(tuple(tensor.shape), dtype=np.int64))
-    found = [sample[tensor.name] for sample in samples if tensor.name in sample]
-    if given is None and found:
-        given = _range_of([tuple(int(v) for v in np.ravel(values)) for values in found])
+    count = _count(tensor)
     if given is None or len(given[1]) != count:
         raise ConfigError(
             "an input holds a shape, and no profile gives the range of its values",
@@ -220,6 +255,36 @@ def _values(tensor: Any, given: ShapeRange | None, samples: Sequence[Feeds], ind
             expected=f"{count} values each for min, opt and max, such as {tensor.name}:1x3:8x3:16x3",
         )
     return given
+
+
+def _sampled_values(tensors: Sequence[Any], samples: Sequence[Feeds]) -> dict[str, ShapeRange]:
+    """Ranges of the values that inputs which hold shapes have in the samples; opt from where the profile's is."""
+    holding = [tensor.name for tensor in tensors if tensor.is_shape_tensor]
+    dynamic = [t.name for t in tensors if t.name not in holding and any(size < 0 for size in t.shape)]
+    whole = [sample for sample in samples if all(name in sample for name in (*holding, *dynamic))]
+    if not whole:
+        return {}
+    values = {name: [tuple(int(v) for v in np.ravel(sample[name])) for sample in whole] for name in holding}
+    shapes = {name: [np.shape(sample[name]) for sample in whole] for name in dynamic}
+    usual = _usual(shapes or values)
+    return {name: _range_of(seen, usual) for name, seen in values.items()}
+
+
+def _made_up(tensor: Any, value: int | None, warn: Callable[[str], None] | None) -> ShapeRange | None:
+    """One value throughout, as trtexec does where no values are given, and in its words."""
+    if value is None:
+        return None
+    values = (value,) * _count(tensor)
+    if warn is not None:
+        warn(
+            f"Dynamic dimensions required for input: {tensor.name}, but no shapes were provided. Automatically "
+            f"overriding shape to: {'x'.join(map(str, values))}"
+        )
+    return values, values, values
+
+
+def _count(tensor: Any) -> int:
+    return int(np.prod(tuple(tensor.shape), dtype=np.int64))
 
 
 def _spec_of(tensor: Any) -> TensorSpec:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ import onnx
 
 from trtsparse.builder.config import SparsityWarning
 from trtsparse.builder.report import Chosen, Notes, SiteRow
-from trtsparse.builder.sparsity_log import SparseLayers, nodes_in
+from trtsparse.builder.sparsity_log import NodeNames, SparseLayers
 from trtsparse.files.model import OnnxModel
 from trtsparse.sparsity.trace import subgraphs
 from trtsparse.sparsity.validate import SiteReport
@@ -19,6 +20,8 @@ from trtsparse.sparsity.weights import find_sites
 __all__ = ["Evidence", "make_rows", "node_names", "warn_about_open_layers", "warn_before"]
 
 _DENSE = ("fp32", "tf32")
+_SPARSE_FROM = 8.0
+_SINCE = "they came with compute capability 8.0"
 _OPEN = "its output stays floating point: sparse INT8 kernels were only seen chosen where the output is INT8 too"
 _LISTED = 5  # names in a warning before "and n more"
 
@@ -48,7 +51,7 @@ class Evidence:
 
     def found(self, node: str) -> bool | None:
         """Whether the log lists the node among the eligible."""
-        return None if self.log.eligible is None else self._in(self.log.eligible, node)
+        return None if self.log.eligible is None else not self._listed.isdisjoint(self.names[node])
 
     def chosen(self, node: str, *, possible: bool) -> Chosen:
         """Whether the node runs sparse; ``possible``: it is eligible and compliant."""
@@ -58,21 +61,31 @@ class Evidence:
             return "decided at load" if possible else False
         if not self.known:
             return None
-        return self._in(self.log.chosen or "", node) or self._in(self._sparse_layers, node)
-
-    @functools.cached_property
-    def _sparse_layers(self) -> str:
-        return ", ".join(layer for layer, _ in self.tactics or ())
+        return not self._sparse.isdisjoint(self.names[node])
 
     def untraced(self, nodes: Iterable[str]) -> tuple[str, ...]:
-        """Names of chosen layers in which no node of the model is recognised."""
-        known = [alias for node in nodes for alias in self.names.get(node, (node,))]
-        layers = [layer for layer, _ in self.tactics or ()] or (self.log.chosen or "").split(", ")
-        traced = set(nodes_in(", ".join(layers), known))
-        return tuple(layer for layer in layers if layer and not nodes_in(layer, traced))
+        """Names of chosen layers in which none of the nodes is recognised."""
+        sought = {alias for node in nodes for alias in self.names[node]}
+        layers = [layer for layer, _ in self.tactics or ()] or self._nodes.layers(self.log.chosen or "")
+        return tuple(layer for layer in layers if layer and self._nodes.within(layer).isdisjoint(sought))
 
-    def _in(self, layers: str, node: str) -> bool:
-        return bool(layers) and bool(nodes_in(layers, self.names.get(node, (node,))))
+    def knowing(self, nodes: Iterable[str]) -> Evidence:
+        """The same with these nodes among ``names``; what else is asked is about nodes that are."""
+        missing = {node: (node,) for node in nodes if node not in self.names}
+        return dataclasses.replace(self, names={**self.names, **missing}) if missing else self
+
+    @functools.cached_property
+    def _nodes(self) -> NodeNames:
+        return NodeNames(alias for aliases in self.names.values() for alias in aliases)
+
+    @functools.cached_property
+    def _listed(self) -> set[str]:
+        return self._nodes.within(self.log.eligible or "")
+
+    @functools.cached_property
+    def _sparse(self) -> set[str]:
+        layers = (self.log.chosen or "", *(layer for layer, _ in self.tactics or ()))
+        return {name for text in layers for name in self._nodes.within(text)}
 
 
 def make_rows(
@@ -82,19 +95,26 @@ def make_rows(
     reached: str,
     kept: Sequence[str] = (),
     open_layers: Sequence[str] = (),
+    targets: Sequence[str] = (),
 ) -> tuple[SiteRow, ...]:
     """One row a site; a site whose precision has no sparse kernels is not eligible, whatever its structure.
+
+    What runs sparse is eligible, whatever the other arguments say.
 
     Args:
         sites: Of the source model.
         evidence: What TensorRT told.
         reached: The precision of the build.
-        kept: Nodes that a conversion left in FP32.
+        kept: Nodes that stay in FP32.
         open_layers: Quantized nodes whose output stays floating point.
+        targets: Compute capabilities that are built for, if they are named.
     """
     rows = []
+    evidence = evidence.knowing(site.node for site in sites)
     for site in sites:
-        reason = site.reason or _precision_reason(site, reached, kept)
+        reason = site.reason or _reason(site, reached, kept, targets)
+        chosen = evidence.chosen(site.node, possible=not reason and bool(site.compliant))
+        reason = "" if chosen is True else reason
         rows.append(
             SiteRow(
                 node=site.node,
@@ -107,7 +127,7 @@ def make_rows(
                 compliant=site.compliant,
                 eligible=not reason,
                 found=evidence.found(site.node),
-                chosen=evidence.chosen(site.node, possible=not reason and bool(site.compliant)),
+                chosen=chosen,
                 reason=reason,
                 warnings=() if reason else (*site.warnings, *([_OPEN] if site.node in open_layers else [])),
             )
@@ -115,8 +135,18 @@ def make_rows(
     return tuple(rows)
 
 
-def warn_before(sites: Sequence[SiteReport], notes: Notes, *, reached: str, forced: bool) -> None:
+def warn_before(
+    sites: Sequence[SiteReport], notes: Notes, *, reached: str, forced: bool, targets: Sequence[str] = ()
+) -> None:
     """Say, before a sparse build, what will keep it from being sparse."""
+    without = _without_sparse_cores(targets)
+    if without and len(without) == len(targets):
+        text = f"sparsity is on, but no target has Sparse Tensor Cores ({', '.join(without)}): {_SINCE}"
+        notes.warn(text, SparsityWarning)
+        return
+    if without:
+        text = f"sparsity is on, but targets without Sparse Tensor Cores run dense ({', '.join(without)}): {_SINCE}"
+        notes.warn(text, SparsityWarning)
     eligible = [site for site in sites if site.eligible]
     compliant = [site for site in eligible if site.compliant]
     grouped = [site.node for site in sites if site.reason.startswith("grouped")]
@@ -174,12 +204,19 @@ def node_names(source: OnnxModel, built: OnnxModel) -> dict[str, tuple[str, ...]
     return names
 
 
-def _precision_reason(site: SiteReport, reached: str, kept: Sequence[str]) -> str:
+def _reason(site: SiteReport, reached: str, kept: Sequence[str], targets: Sequence[str]) -> str:
+    if targets and len(_without_sparse_cores(targets)) == len(targets):
+        return f"no target has Sparse Tensor Cores: {_SINCE}"
     if reached in _DENSE and site.quantization is None:
         return f"{reached.upper()} build: Sparse Tensor Cores take FP16, BF16, FP8 and INT8"
     if site.node in kept:
         return "kept in FP32 by the conversion"
     return ""
+
+
+def _without_sparse_cores(targets: Sequence[str]) -> list[str]:
+    """Those of the compute capabilities that have no Sparse Tensor Cores; of "current" nothing is known."""
+    return [target for target in targets if target != "current" and float(target) < _SPARSE_FROM]
 
 
 def _named(graph: onnx.GraphProto) -> Iterator[tuple[str, onnx.NodeProto]]:

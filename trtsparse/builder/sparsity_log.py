@@ -14,14 +14,13 @@ The pair may come once per pass; the last one counts. Layer names are fused: "Co
 
 from __future__ import annotations
 
-import functools
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["SparseLayers", "nodes_in", "read_inspector", "read_log"]
+__all__ = ["NodeNames", "SparseLayers", "nodes_in", "read_inspector", "read_log"]
 
 _LINE = re.compile(r"\(Sparsity\)\s*(?P<text>.*)", re.DOTALL)
 _ELIGIBLE = re.compile(r"layers? eligible for sparse math|found \d+ layer\(s\) eligible", re.IGNORECASE)
@@ -30,7 +29,10 @@ _COUNT = re.compile(r"(?:found|chose) (\d+) layer\(s\)", re.IGNORECASE)
 _SPARSE_TACTIC = re.compile(r"spars|spmma|sptensor|sp_?gemm", re.IGNORECASE)
 _ONNX_LAYER = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
 _SEPARATORS = re.compile(r"\s\+\s|\s?\|\|\s?|,\s+|[{}()\x1e\x1f]|\.\.\.")
-_SUFFIX = re.compile(r"/MatMulAddFusion$|\s*\[[^\]]*\]$")
+_SUFFIX = re.compile(r"/MatMulAddFusion$|\s*\[[^\]]*\]$|\]$")
+_FOREIGN = "ForeignNode["
+_BEFORE = r"(?:^|(?<=\s\+\s)|(?<=\|\|)|(?<=\|\|\s)|(?<=,\s)|(?<=[{}()\x1e\x1f])|(?<=\.\.\.)|(?<=ForeignNode\[))"
+_BEHIND = r"(?=$|\s\+\s|\s?\|\||,\s|[{}()\x1e\x1f]|\.\.\.|/MatMulAddFusion|\s*\[|\])"
 
 
 @dataclass(frozen=True)
@@ -107,31 +109,63 @@ def nodes_in(layers: str, nodes: Iterable[str]) -> tuple[str, ...]:
 
     Args:
         layers: One or more layer names, fused or not, as the log or the inspector wrote them.
-        nodes: Node names to look for.
+        nodes: Node names to look for: best all of a model, as only then "fc" is known not to be meant by "fc[1]".
 
     Example:
         >>> nodes_in("{ForeignNode[a...b]}, w + c || PWN(d) + e/MatMulAddFusion", ["c", "d", "e", "f"])
         ('c', 'd', 'e')
     """
-    wanted = list(dict.fromkeys(nodes))
-    found = set()
-    rest = layers
-    for name in sorted((name for name in wanted if _SEPARATORS.search(name)), key=len, reverse=True):
-        if name in rest:  # a name that itself contains what separates names
-            found.add(name)
-            rest = rest.replace(name, ", ")
-    parts = _parts(rest)
-    return tuple(name for name in wanted if name in found or name in parts)
+    wanted = tuple(dict.fromkeys(nodes))
+    found = NodeNames(wanted).within(layers)
+    return tuple(name for name in wanted if name in found)
 
 
-@functools.lru_cache(maxsize=8)  # one log line is asked for every node
-def _parts(layers: str) -> frozenset[str]:
-    parts = set()
-    for piece in _SEPARATORS.split(layers):
-        part = piece.strip().removeprefix("ForeignNode[")
-        part = part if "[" in part else part.removesuffix("]")
-        parts |= {part, _SUFFIX.sub("", part)}
-    return frozenset(parts - {""})
+class NodeNames:
+    """The names of a model's nodes, to be recognised in names of layers.
+
+    A name may itself contain what separates names, and be the end of another: the longest that stands between
+    separators is meant. Of the rest, a name is meant as it is written before what TensorRT may have appended to it.
+
+    Args:
+        names: Of all nodes.
+
+    Example:
+        >>> names = NodeNames(["fc", "fc[1]", "fc(1)", "big fc(1)"])
+        >>> sorted(names.within("fc[1], big fc(1) + relu")), names.within("PWN(fc(1))"), names.within("fc [Gemm]")
+        (['big fc(1)', 'fc[1]'], {'fc(1)'}, {'fc'})
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names = frozenset(names) - {""}
+        special = sorted((name for name in self._names if _SEPARATORS.search(name)), key=len, reverse=True)
+        either = "|".join(map(re.escape, special))
+        self._special = re.compile(f"{_BEFORE}(?:{either}){_BEHIND}") if special else None
+
+    def within(self, layers: str) -> set[str]:
+        """The names that are part of the named layers."""
+        found = set()
+        if self._special is not None:
+            found = set(self._special.findall(layers))
+            layers = self._special.sub("", layers)
+        for part in _SEPARATORS.split(layers):
+            found |= {next((name for name in _spellings(part) if name in self._names), "")}
+        return found - {""}
+
+    def layers(self, text: str) -> tuple[str, ...]:
+        """The layers of a log line, one by one."""
+        if self._special is not None:
+            text = self._special.sub(lambda name: name[0].replace(", ", "\0"), text)
+        return tuple(layer.replace("\0", ", ") for layer in text.split(", ") if layer)
+
+
+def _spellings(part: str) -> Iterator[str]:
+    """What a node may be called whose name TensorRT wrote so: first as it is, then with less and less of the end."""
+    part = part.strip()
+    yield part
+    part, shorter = "", part.removeprefix(_FOREIGN)
+    while shorter != part:
+        yield shorter
+        part, shorter = shorter, _SUFFIX.sub("", shorter)
 
 
 def _count(head: str, names: str) -> int:

@@ -101,14 +101,17 @@ def _configure_builder(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Build, save, print."""
     from trtsparse.builder.build import build
-    from trtsparse.builder.engine import report_path
+    from trtsparse.builder.engine import check_apart, report_path
     from trtsparse.files.atomic import check_writable
+    from trtsparse.files.model import OnnxModel
 
     config = _config(options)
+    model = OnnxModel.open(options.model)
+    check_apart(model, (options.output, report_path(options.output)))
     check_writable(options.output)  # before minutes of building, not after
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the report has them
-        engine = build(options.model, config, samples=options.samples or ())
+        engine = build(model, config, samples=options.samples or ())
     engine.save(options.output)
     if options.json:
         shared.print_json(engine.report.to_dict())

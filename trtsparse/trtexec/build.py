@@ -124,6 +124,7 @@ def _advanced(options: TrtexecOptions, precision: str, flavour: Flavour | None) 
         preview_features=asked.preview_features,
         input_types=tuple(found.dtype for found in asked.input_formats),
         output_types=tuple(found.dtype for found in asked.output_formats),
+        shape_value=1,
     )
 
 

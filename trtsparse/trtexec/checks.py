@@ -66,10 +66,12 @@ def wants_engine(options: TrtexecOptions) -> bool:
 
 
 def check_writable(options: TrtexecOptions) -> None:
-    """Refuse files that cannot be written before minutes of building, not after.
+    """Refuse files that cannot, or must not, be written before minutes of building, not after.
 
     Raises:
         OutputError: One cannot.
+        ConfigError: One is the model, or one of its external data files.
+        ModelError: The model cannot be read.
     """
     from trtsparse.files import atomic
 
@@ -81,9 +83,16 @@ def check_writable(options: TrtexecOptions) -> None:
         reporting.export_profile,
         reporting.export_layer_info,
     )
-    for path in paths:
-        if path is not None:
-            atomic.check_writable(path)
+    wanted = [Path(path) for path in paths if path is not None]
+    if options.build.save_engine is not None and options.engine != "cusparselt":
+        wanted.append(Path(f"{options.build.save_engine}.json"))
+    for path in wanted:
+        atomic.check_writable(path)
+    if options.model.onnx is not None and any(path.exists() for path in wanted):
+        from trtsparse.builder.engine import check_apart
+        from trtsparse.files.model import OnnxModel
+
+        check_apart(OnnxModel.open(options.model.onnx), wanted)
 
 
 def no_gpu(options: TrtexecOptions, library: Library) -> DeviceError:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trtsparse.errors import DeviceError, TrtSparseError, UnsupportedOptionError
+from trtsparse.errors import ConfigError, DeviceError, TrtSparseError, UnsupportedOptionError
 from trtsparse.trtexec.blocks import builds, option_blocks
 from trtsparse.trtexec.checks import check_writable, engine_of, no_gpu, wants_engine
 from trtsparse.trtexec.device import find_gpus, print_device
@@ -106,17 +106,17 @@ def trtexec(args: Sequence[str] | str, *, write: Write | None = None, cuda: str 
         >>> result.exit_code, result.error.fix
         (1, 'did you mean --sparsity?')
     """
-    argv = tuple(shlex.split(args)) if isinstance(args, str) else tuple(str(word) for word in args)
-    return _Run(argv, Printer(write), cuda).result()
+    return _Run(args, Printer(write), cuda).result()
 
 
 @dataclass
 class _Run:
     """One run, and what it has come to so far."""
 
-    argv: tuple[str, ...]
+    args: Sequence[str] | str
     out: Printer
     cuda: str | Cuda
+    argv: tuple[str, ...] = ()
     library: Library = field(default_factory=Library)
     options: TrtexecOptions | None = None
     built: BuiltEngine | None = None
@@ -132,6 +132,7 @@ class _Run:
         passed = False
         self.library = installed_library()
         try:
+            self._split()
             passed = self._go()
         except TrtSparseError as failure:
             self._start()
@@ -172,6 +173,18 @@ class _Run:
         own = self.options is not None and self.options.engine == "cusparselt"
         lacks = isinstance(error, TrtSparseError) and error.exit_code == _LACKING
         return _LACKING if own and lacks else 1
+
+    def _split(self) -> None:
+        self.argv = (self.args,) if isinstance(self.args, str) else tuple(str(word) for word in self.args)
+        if isinstance(self.args, str):
+            try:
+                self.argv = tuple(shlex.split(self.args))
+            except ValueError as error:
+                raise ConfigError(
+                    "the command line cannot be split into words",
+                    got=f"{self.args}: {str(error).lower()}",
+                    fix="close what is open, or give the words in a list",
+                ) from error
 
     def _start(self) -> None:
         if not self.started:

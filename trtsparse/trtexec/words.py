@@ -14,6 +14,7 @@ _SAME = {
     "version_compatible=True": "--versionCompatible",
     "exclude_lean_runtime=True": "--excludeLeanRuntime",
     "random_calibration=True": "--int8",
+    "int8_rest='fp16'": "--fp16",
     "hardware_compatible='ampere_plus'": "--hardwareCompatibilityLevel=ampere+",
     "hardware_compatible='same_compute_capability'": "--hardwareCompatibilityLevel=sameComputeCapability",
 }
@@ -24,6 +25,7 @@ _PATTERNS = (
     (r"optimization_level=(\d)", r"--builderOptimizationLevel=\1"),
     (r"max_aux_streams=(\d+)", r"--maxAuxStreams=\1"),
     (r"profiling_verbosity='(\w+)'", r"--profilingVerbosity=\1"),
+    (r"\bkeep_fp32\b", "--layerPrecisions"),
     (r"memory_pools\['(\w+)'\]", r"--memPoolSize=\1"),
 )
 
