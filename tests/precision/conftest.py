@@ -76,6 +76,27 @@ def convnet(build):
 
 
 @pytest.fixture(scope="session")
+def perceptron(build):
+    """Two MatMuls with 2:4 sparse weights and a bias each, which folding makes Gemms with other names."""
+    random = np.random.default_rng(0)
+    weights = {name: random.normal(0, 0.2, (16, 16)).astype(np.float32) for name in ("w1", "w2")}
+    for weight in weights.values():
+        weight.reshape(-1, 4, 16)[:, 2:] = 0
+    return build(
+        [
+            ("MatMul", "fc1", ["x", "w1"], ["a"], {}),
+            ("Add", "fc1_bias", ["a", "b1"], ["b"], {}),
+            ("Relu", "relu", ["b"], ["c"], {}),
+            ("MatMul", "fc2", ["c", "w2"], ["d"], {}),
+            ("Add", "fc2_bias", ["d", "b2"], ["y"], {}),
+        ],
+        inputs={"x": [4, 16]},
+        outputs={"y": [4, 16]},
+        weights={**weights, **{name: random.normal(size=16).astype(np.float32) for name in ("b1", "b2")}},
+    )
+
+
+@pytest.fixture(scope="session")
 def real():
     """A real model's path and real inputs, by name."""
 

@@ -84,6 +84,24 @@ def test_models_with_different_outputs_are_refused():
     assert str(caught.value) == "the models have different outputs\n  where: ModelProto\n  got: 'z'\n  expected: 'y'"
 
 
+def test_outputs_that_are_not_tensors_are_refused():
+    model = parser.parse_model(HEAD + " => (seq(float[n]) s) { s = SequenceConstruct(x, x) }")
+    with pytest.raises(ModelError) as caught:
+        compare_models(model, model, feeds=[{"x": np.ones(2, np.float32)}])
+    assert str(caught.value) == (
+        "an output is not a tensor\n"
+        "  where: output 's'\n"
+        "  got: sequence_type\n"
+        "  to fix: export the model with plain tensors as outputs"
+    )
+
+
+def test_an_output_without_a_type_is_compared():
+    model = parser.parse_model(HEAD + " => (float[n] y) { y = Abs(x) }")
+    model.graph.output[0].ClearField("type")
+    assert compare_models(model, model, feeds=[{"x": np.ones(2, np.float32)}]).error == 0
+
+
 def test_no_feeds_are_refused():
     a = parser.parse_model(HEAD + " => (float[n] y) { y = Abs(x) }")
     with pytest.raises(FeedError) as caught:

@@ -9,6 +9,8 @@ from trtsparse.files.model import OnnxModel
 from trtsparse.precision.compare import compare_models
 from trtsparse.precision.feeds import random_feeds
 from trtsparse.precision.fold import OPSET, fold
+from trtsparse.precision.ort import runner
+from trtsparse.sparsity.weights import find_sites
 
 
 def conv_and_norm(build, *, variance=1.0):
@@ -59,11 +61,70 @@ def test_functions_are_inlined():
     assert [node.op_type for node in folded.proto.graph.node] == ["Add"]
 
 
+def test_nodes_of_functions_are_called_as_in_reports():
+    model = parser.parse_model("""
+        <ir_version: 8, opset_import: ["": 17, "local": 1]> g (float[2, 8] x) => (float[2, 8] y)
+        { a = local.twice(x) y = MatMul(a, w) }
+        <opset_import: ["": 17], domain: "local"> twice (a) => (b) { c = Abs(a) b = Exp(c) }
+    """)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((8, 8), np.float32), "w"))
+    (site,) = find_sites(OnnxModel.open(model))
+    folded = fold(OnnxModel.open(model))
+    assert folded.proto.graph.node[-1].name == site.node == "MatMul_2"
+
+
+def test_default_attributes_of_functions_are_written_into_their_nodes():
+    model = parser.parse_model("""
+        <ir_version: 9, opset_import: ["": 17, "local": 1]> g (float[2] x) => (float[2] y) { y = local.leaky(x) }
+        <opset_import: ["": 17], domain: "local"> leaky <slope: float = 0.5> (a) => (b) {
+            b = LeakyRelu <alpha: float = @slope> (a)
+        }
+    """)
+    run = runner(fold(OnnxModel.open(model)))
+    np.testing.assert_array_equal(run({"x": np.float32([-2, 2])})["y"], [-1, 2])
+
+
 def test_an_old_opset_is_converted_when_a_newer_one_is_needed():
     path = models.get("ppocr-rec")
     folded = fold(OnnxModel.open(path), opset=13)
     assert [opset.version for opset in folded.proto.opset_import] == [OPSET]
     assert compare_models(path, folded, feeds=random_feeds(path)).error < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("operator", "opset", "mode", "scale"),
+    [
+        ("Upsample", 9, "linear", 2.0),
+        ("Resize", 10, "linear", 2.0),
+        ("Resize", 10, "linear", 0.5),
+        ("Upsample", 9, "nearest", 1.5),
+        ("Resize", 10, "nearest", 3.5),
+        ("Resize", 10, "nearest", 0.6),
+    ],
+)
+def test_resizing_of_an_old_opset_keeps_its_sampling(build, operator, opset, mode, scale):
+    size = int(8 * scale)
+    model = build(
+        [("Relu", "r", ["x"], ["a"], {}), (operator, "up", ["a", "s"], ["y"], {"mode": mode})],
+        inputs={"x": [1, 2, 8, 8]},
+        outputs={"y": [1, 2, size, size]},
+        weights={"s": np.float32([1, 1, scale, scale])},
+        opset=opset,
+    )
+    feeds = random_feeds(model)
+    assert compare_models(model, fold(OnnxModel.open(model), opset=13), feeds=feeds).error < 1e-6
+
+
+def test_resizing_of_a_newer_opset_is_left_alone(build):
+    model = build(
+        [("Resize", "up", ["x", "roi", "s"], ["y"], {"mode": "linear"})],
+        inputs={"x": [1, 2, 8, 8]},
+        outputs={"y": [1, 2, 16, 16]},
+        weights={"roi": np.zeros(0, np.float32), "s": np.float32([1, 1, 2, 2])},
+        opset=11,
+    )
+    feeds = random_feeds(model)
+    assert compare_models(model, fold(OnnxModel.open(model), opset=13), feeds=feeds).error < 1e-6
 
 
 def test_an_opset_that_cannot_be_converted_is_told(parse, monkeypatch):

@@ -3,11 +3,10 @@ from collections import Counter
 
 import numpy as np
 import onnx
-import onnx.parser
 import pytest
 
 from models import packaged
-from trtsparse.errors import ConfigError, DtypeError, PrecisionError
+from trtsparse.errors import ConfigError, DtypeError, ModelError, PrecisionError
 from trtsparse.files.model import OnnxModel
 from trtsparse.precision.compare import compare_models
 from trtsparse.precision.feeds import random_feeds
@@ -221,13 +220,75 @@ def test_an_unknown_precision_is_refused(convnet):
     assert str(caught.value) == "no such precision\n  where: precision\n  got: 'fp8'\n  expected: 'fp16', 'bf16'"
 
 
-def test_bf16_leaves_deconvolutions_in_float32_because_tensorrt_has_no_kernel_for_them():
-    weights = ", ".join(str(n / 32) for n in range(32))
-    model = onnx.parser.parse_model(
-        '<ir_version: 8, opset_import: ["": 17]> g (float[1, 4, 3, 3] x) => (float[1, 2, 4, 4] y) '
-        f"<float[4, 2, 2, 2] w = {{{weights}}}> {{ c = ConvTranspose(x, w) y = Relu(c) }}"
+W3 = np.random.default_rng(0).normal(0, 0.2, (1, 24, 8)).astype(np.float32)
+UNSUPPORTED = {
+    "ConvTranspose": (["a", "w"], {}, {"w": np.ones((4, 2, 2, 2), np.float32)}),
+    "GlobalLpPool": (["a"], {}, {}),
+    "LpNormalization": (["a"], {}, {}),
+    "LpPool": (["a"], {"kernel_shape": [2, 2]}, {}),
+    "Shrink": (["a"], {"bias": 0.25}, {}),
+    "GRU": (["a", "w", "w"], {"hidden_size": 8}, {"w": W3}),
+}
+
+
+@pytest.mark.parametrize("operator", UNSUPPORTED)
+def test_bf16_leaves_in_float32_what_tensorrt_has_no_kernel_for(build, operator, tensorrt_parses):
+    inputs, attributes, weights = UNSUPPORTED[operator]
+    shape = [4, 1, 8] if operator == "GRU" else [1, 4, 4, 4]
+    model = build(
+        [
+            ("Exp", "exp", ["x"], ["s"], {}),
+            ("Relu", "relu", ["s"], ["a"], {}),
+            (operator, "op", inputs, ["y"], attributes),
+        ],
+        inputs={"x": shape},
+        outputs={"y": ["i", "j", "k", "l"]},
+        weights=weights,
     )
-    model.graph.node[0].name = "up"
-    converted = to_half(model, precision="bf16")
-    assert [(kept.node, kept.why) for kept in converted.kept] == [("up", "unsupported")]
+    converted = to_half(model, precision="bf16", max_error=0.9)
+    expected = ["relu", "op"] if operator == "GRU" else ["op"]
+    assert [(kept.node, kept.why) for kept in converted.kept] == [(node, "unsupported") for node in expected]
+    assert tensorrt_parses(converted.model) is True
     assert not to_half(model, precision="fp16").kept
+
+
+def test_with_a_recurrent_node_stays_what_makes_its_input(build):
+    weight = np.random.default_rng(0).normal(0, 0.2, (1, 32, 8)).astype(np.float32)
+    model = build(
+        [
+            ("Tanh", "first", ["x"], ["a"], {}),
+            ("LSTM", "one", ["a", "w", "w"], ["b"], {"hidden_size": 8}),
+            ("Relu", "second", ["b"], ["c"], {}),
+            ("Squeeze", "squeeze", ["c", "one_"], ["d"], {}),
+            ("LSTM", "two", ["d", "w", "w"], ["y"], {"hidden_size": 8}),
+        ],
+        inputs={"x": [4, 1, 8]},
+        outputs={"y": [4, 1, 1, 8]},
+        weights={"w": weight, "one_": np.int64([1])},
+    )
+    kept = [(node.node, node.why) for node in to_half(model, keep_fp32=["two"]).kept]
+    assert kept == [("second", "asked"), ("squeeze", "asked"), ("two", "asked")]
+    assert not to_half(model).kept
+
+
+def test_nodes_that_are_fused_are_called_as_in_the_model(perceptron):
+    large = onnx.ModelProto()
+    large.CopyFrom(perceptron)
+    weight = onnx.numpy_helper.to_array(large.graph.initializer[0]).copy()
+    weight[0, 0] = 1e5
+    large.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(weight, "w1"))
+    kept = to_half(large, feeds=[{"x": np.zeros((4, 16), np.float32)}]).kept
+    assert [(node.node, node.why) for node in kept] == [("fc1", "overflow"), ("fc1_bias", "overflow")]
+
+
+@pytest.mark.parametrize("name", ["fc1", "fc1_bias", "fc1*"])
+def test_a_product_with_a_bias_can_be_named_by_either_node(perceptron, name):
+    converted = to_half(perceptron, keep_fp32=[name])
+    assert [(node.node, node.why) for node in converted.kept] == [("fc1", "asked"), ("fc1_bias", "asked")]
+    types = {tensor.name: tensor.data_type for tensor in converted.model.proto.graph.initializer}
+    assert types == {"w1": 1, "b1": 1, "w2": 10, "b2": 10}
+
+
+def test_outputs_that_are_not_tensors_are_refused(parse):
+    with pytest.raises(ModelError, match="an output is not a tensor\n  where: output 's'"):
+        to_half(parse("g (float[2] x) => (seq(float[2]) s) { s = SequenceConstruct(x, x) }"))

@@ -112,6 +112,38 @@ def test_the_rest_can_be_fp16(convnet, calibration, tensorrt_parses):
     assert tensorrt_parses(converted.model) is True
 
 
+def test_the_error_with_an_fp16_rest_is_that_of_exact_arithmetic(perceptron):
+    feeds = random_feeds(perceptron, count=4)
+    alone, with_rest = (to_int8(perceptron, calibration=feeds, rest=rest) for rest in ("fp32", "fp16"))
+    assert alone.error <= with_rest.error < 1.5 * alone.error
+
+
+def test_a_batched_weight_can_have_an_fp16_rest(build):
+    weight = np.random.default_rng(0).normal(size=(3, 16, 8)).astype(np.float32)
+    model = build(
+        [("MatMul", "m", ["x", "w"], ["a"], {}), ("Tanh", "t", ["a"], ["y"], {})],
+        inputs={"x": [3, 4, 16]},
+        outputs={"y": [3, 4, 8]},
+        weights={"w": weight},
+    )
+    assert to_int8(model, calibration=random_feeds(model), rest="fp16").error < 0.1
+
+
+def test_open_layers_are_called_as_in_the_model(perceptron):
+    feeds = random_feeds(perceptron)
+    for rest in ("fp32", "fp16"):
+        converted = to_int8(perceptron, calibration=feeds, rest=rest, keep_fp32=["fc1"])
+        assert converted.open_layers == ("fc2",)
+        assert [(kept.node, kept.why) for kept in converted.kept] == [("fc1", "asked"), ("fc1_bias", "asked")]
+        assert {"w1", "w2_quantized"} <= {tensor.name for tensor in converted.model.proto.graph.initializer}
+
+
+def test_outputs_that_are_not_tensors_are_refused_for_int8(parse):
+    model = parse("g (float[2] x) => (seq(float[2]) s) { s = SequenceConstruct(x, x) }")
+    with pytest.raises(ModelError, match="an output is not a tensor\n  where: output 's'"):
+        to_int8(model, calibration=[{"x": np.ones(2, np.float32)}])
+
+
 def test_a_quantized_model_passes_unchanged(convnet, calibration):
     quantized = to_int8(convnet, calibration=calibration).model
     again = to_int8(quantized)

@@ -58,3 +58,22 @@ def test_nothing_is_printed(parse, capfd):
     with pytest.raises(EngineError):
         open_session(OnnxModel.open(parse("g (float[4] x) => (float[4] y) { y = NoSuchOperator(x) }")))
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_model_with_qdq_runs_in_exact_arithmetic(build):
+    weights = np.full((3, 4, 2), 127, np.int8)  # of a product for each batch, which fused kernels do not take
+    model = build(
+        [
+            ("QuantizeLinear", "q", ["x", "s", "z"], ["xq"], {}),
+            ("DequantizeLinear", "dx", ["xq", "s", "z"], ["xd"], {}),
+            ("DequantizeLinear", "dw", ["w", "s", "z"], ["wd"], {}),
+            ("MatMul", "m", ["xd", "wd"], ["y"], {}),
+        ],
+        inputs={"x": [3, 1, 4]},
+        outputs={"y": [3, 1, 2]},
+        weights={"w": weights, "s": np.float32(0.5), "z": np.int8(0)},
+    )
+    model.graph.initializer[1].ClearField("dims")
+    model.graph.initializer[2].ClearField("dims")
+    found = runner(OnnxModel.open(model))({"x": np.full((3, 1, 4), 63.5, np.float32)})["y"]
+    np.testing.assert_array_equal(found, np.full((3, 1, 2), 4 * 63.5 * 63.5, np.float32))

@@ -1,3 +1,5 @@
+from types import MappingProxyType
+
 import numpy as np
 import onnx
 import pytest
@@ -5,7 +7,7 @@ from onnx import parser
 
 from trtsparse.errors import DtypeError, FeedError, ModelError, ShapeError
 from trtsparse.files.model import OnnxModel
-from trtsparse.precision.specs import FeedChecker, TensorSpec, input_specs, output_specs
+from trtsparse.precision.specs import FeedChecker, TensorSpec, check_named, input_specs, output_specs
 
 HEAD = '<ir_version: 8, opset_import: ["": 17]>'
 
@@ -146,3 +148,48 @@ def test_strings_may_be_objects_or_unicode():
     check({"s": np.array(["a", "b"], object)})
     with pytest.raises(DtypeError, match=r"array.astype\(str\)"):
         check({"s": np.zeros(2)})
+    with pytest.raises(DtypeError, match="not a numpy array"):
+        check({"s": ["a", "b"]})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "got", "fix"),
+    [
+        (b"cat", "bytes b'cat'", "np.char.decode(array.astype(bytes))"),
+        (None, "NoneType None", "array.astype(str)"),
+        (3, "int 3", "array.astype(str)"),
+    ],
+)
+def test_only_str_is_a_string(wrong, got, fix):
+    check = FeedChecker([TensorSpec("s", np.dtype(object), (1, 2))])
+    array = np.array([["a", wrong]], object)
+    assert text_of(check, {"s": array}, DtypeError) == (
+        f"an array of strings has something else in it\n  where: input 's'\n  got: {got}\n  expected: str\n"
+        f"  to fix: {fix}"
+    )
+    mended = eval(fix, {"np": np, "array": array[:, 1:]})  # noqa: S307 - the message's own words
+    assert mended.tolist() == [[wrong.decode() if isinstance(wrong, bytes) else str(wrong)]]
+
+
+@pytest.mark.parametrize("feeds", [[GOOD["image"]], GOOD["image"], None])
+def test_arrays_without_names_are_refused(feeds):
+    assert text_of(checker(TWO), feeds, FeedError) == (
+        "arrays are given by name\n"
+        f"  got: {type(feeds).__name__}\n"
+        "  expected: 'image' float32 (n, 4); 'label' int64 (n)\n"
+        "  to fix: {'image': array}"
+    )
+
+
+def test_any_mapping_gives_arrays_by_name():
+    checker(TWO)(MappingProxyType(GOOD))
+    check_named({}, [])
+    with pytest.raises(FeedError) as caught:
+        check_named([], [])
+    assert str(caught.value) == "arrays are given by name\n  got: list"
+
+
+def test_a_number_is_no_name():
+    assert text_of(checker(TWO), {0: GOOD["image"]}, FeedError) == (
+        "the model has no such input\n  got: 0\n  expected: 'image' float32 (n, 4); 'label' int64 (n)"
+    )

@@ -89,6 +89,36 @@ def test_a_constant_of_both_types_is_there_twice_and_a_value_is_cast_once(parse)
     assert [node.input[0] for node in casts(proto)].count("b") == 1
 
 
+@pytest.mark.parametrize("half", [FP16, BF16])
+def test_a_scalar_constant_stays_a_scalar(parse, half):
+    model = parse("""g (float[2, 8] x) => (float y) <float k = {0.5}, float low = {-3.4e38}> {
+        s = ReduceMean<keepdims = 0>(x) t = Mul(s, k) y = Max(t, low)
+    }""")
+    for emulate in (False, True):
+        proto = converted(model, half=half, emulate=emulate)
+        assert {tuple(tensor.dims) for tensor in proto.graph.initializer} == {()}
+    assert runner(pack(proto, name="m"))({"x": np.ones((2, 8), np.float32)})["y"].shape == ()
+
+
+CONTAINERS = {
+    "construct": "s = SequenceConstruct(a, a) c = ConcatFromSequence<axis = 0>(s)",
+    "split": "s = SplitToSequence<axis = 0>(a) c = SequenceAt(s, zero)",
+    "insert": "e = SequenceEmpty<dtype = 1>() s = SequenceInsert(e, a) c = SequenceAt(s, zero)",
+    "optional": "s = Optional(a) c = OptionalGetElement(s)",
+}
+
+
+@pytest.mark.parametrize("text", CONTAINERS.values(), ids=CONTAINERS)
+def test_what_goes_through_sequences_and_optionals_stays_float32(parse, text):
+    model = parse(f"""g (float[2, 3] x) => (float[n, 3] y, float[n, 3] z)
+        <float two = {{2.0}}, int64 zero = {{0}}> {{ a = Mul(x, two) {text} y = Relu(c) z = Identity(c) }}""")
+    for half in (FP16, BF16):
+        onnx.checker.check_model(converted(model, half=half), full_check=True)
+    feeds = [{"x": np.float32([[1, 2, 3], [4, 5, 6]])}]
+    for emulate in (False, True):
+        assert compare_models(model, converted(model, emulate=emulate), feeds=feeds).error == 0
+
+
 def test_an_output_that_is_read_inside_too_is_float32_outside_only(parse):
     model = parse("g (float[2] x) => (float[2] y, float[2] z) { y = Relu(x) z = Abs(y) }")
     proto = converted(model)
@@ -148,6 +178,13 @@ def test_operands_that_must_be_float32_stay_so(parse):
     assert types[resize.input[2]] == TensorProto.FLOAT
     onnx.checker.check_model(proto, full_check=True)
     assert compare_models(model, proto, feeds=random_feeds(model)).error < 1e-3
+
+
+def test_a_normalization_that_is_defined_with_float32_constants_stays_float32(parse):
+    model = parse("""g (float[1, 2, 3, 3] x) => (float[1, 2, 3, 3] y) {
+        a = Exp(x) b = MeanVarianceNormalization(a) y = Relu(b)
+    }""")
+    assert compare_models(model, converted(model), feeds=random_feeds(model)).error < 5e-3
 
 
 def test_branches_are_converted_inside_and_float32_at_their_borders(parse):

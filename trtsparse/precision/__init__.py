@@ -2,6 +2,6 @@
 
 Everything here runs on a CPU: ONNX Runtime computes the reference and the converted model's outputs.
 
-Read it in this order: specs and feeds (inputs), compare (the error), half (FP16, BF16) with fold, typed and search,
-int8 with placement, ranges and quantize.
+Read it in this order: specs and feeds (inputs), compare (the error), half (FP16, BF16) with fold, origins, typed and
+search, int8 with placement, ranges and quantize.
 """

@@ -18,9 +18,10 @@ class KeptNode:
     """A node that a conversion left in float32.
 
     Attributes:
-        node: Its name, or "<op>_<position>" where it has none.
+        node: Its name in the model that was converted, or "<op>_<position>" where it has none.
         why: "asked"; "overflow": a weight or a value exceeds the range; "error": the output was too far off without;
-            "unsupported": TensorRT has no kernel for it in the type.
+            "unsupported": TensorRT has no kernel for it in the type. What makes the input of a recurrent node that
+            was left in float32 has the reason of that.
     """
 
     node: str
@@ -38,7 +39,8 @@ class Converted:
         error: As `trtsparse.precision.compare.Comparison` defines it.
         limit: What was asked for.
         notes: What a report should say besides: what was compared, what was not possible.
-        open_layers: Quantized layers whose output is not quantized; sparse INT8 kernels were never seen chosen there.
+        open_layers: Quantized layers, by their names in the model that was converted, whose output is not quantized;
+            sparse INT8 kernels were never seen chosen there.
     """
 
     model: OnnxModel = field(repr=False)

@@ -6,23 +6,24 @@ import tempfile
 from pathlib import Path
 
 import onnx
-from onnx import inliner, version_converter
+from onnx import helper, numpy_helper, version_converter
 
 from trtsparse.errors import ModelError
 from trtsparse.files.model import OnnxModel
-from trtsparse.precision.graph import graphs, name_nodes, pack, trim_opsets
+from trtsparse.precision.graph import graphs, inlined_and_named, name_nodes, pack, trim_opsets
 from trtsparse.precision.ort import open_session
 
 __all__ = ["OPSET", "fold"]
 
 OPSET = 17  # every TensorRT from 8.6 reads it, ONNX Runtime runs all of it
+_LAST_ASYMMETRIC = 10  # Resize of this opset and Upsample compute what later ones call asymmetric
 
 
 def fold(model: OnnxModel, *, opset: int = 0) -> OnnxModel:
     """Give a copy after ONNX Runtime's basic optimizations: constants folded, Conv and BatchNormalization fused.
 
-    Nodes without a name are called "<op>_<position>" first, as in reports about the original. A model with Q/DQ is
-    not optimized: ONNX Runtime would quantize biases too, to int32, which TensorRT refuses.
+    Functions are inlined and nodes without a name called "<op>_<position>" first, as in reports about the original.
+    A model with Q/DQ is not optimized: ONNX Runtime would quantize biases too, to int32, which TensorRT refuses.
 
     Args:
         model: The original.
@@ -32,17 +33,16 @@ def fold(model: OnnxModel, *, opset: int = 0) -> OnnxModel:
         A model in memory. Every node of its skeleton has a name of its own.
 
     Raises:
-        ModelError: The opset cannot be converted.
+        ModelError: The opset cannot be converted, or functions not inlined.
         EngineError: ONNX Runtime does not load the model.
         MissingDependencyError: It is not installed.
     """
-    named = model.load()
-    name_nodes(named)
+    named = inlined_and_named(model.load(), model.name)
+    names = [node.name for graph in graphs(named.graph) for node in graph.node]
     _drop_defaults(named.graph)
-    if named.functions:
-        named = inliner.inline_local_functions(named)
-    if next((o.version for o in named.opset_import if o.domain in ("", "ai.onnx")), 0) < opset:
+    if _opset(named) < opset:
         named = _newer(named, model.name)
+        name_nodes(named, taken=names)
     quantized = any(node.op_type == "DequantizeLinear" for graph in graphs(named.graph) for node in graph.node)
     source = pack(named, name=model.name)
     if quantized:
@@ -51,14 +51,18 @@ def fold(model: OnnxModel, *, opset: int = 0) -> OnnxModel:
         open_session(source, optimized=Path(folder) / "folded.onnx")
         files = {"" if path.suffix == ".onnx" else path.name: path.read_bytes() for path in Path(folder).iterdir()}
     folded = OnnxModel(files, name=model.name)
-    name_nodes(folded.proto)
+    name_nodes(folded.proto, taken=names)
     trim_opsets(folded.proto)
     return folded
 
 
+def _opset(model: onnx.ModelProto) -> int:
+    return next((opset.version for opset in model.opset_import if opset.domain in ("", "ai.onnx")), 0)
+
+
 def _newer(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
     try:
-        return version_converter.convert_version(model, OPSET)
+        newer = version_converter.convert_version(model, OPSET)
     except (RuntimeError, ValueError) as error:  # also above 2 GB
         raise ModelError(
             f"the model cannot be converted to opset {OPSET}",
@@ -66,6 +70,27 @@ def _newer(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
             got=str(error),
             fix=f"export it with opset {OPSET}",
         ) from error
+    if _opset(model) <= _LAST_ASYMMETRIC:
+        _keep_sampling(newer)
+    return newer
+
+
+def _keep_sampling(model: onnx.ModelProto) -> None:
+    """Write into every Resize what its old opset computed; the version converter leaves the new defaults.
+
+    The nearest element is the one below, where a dim shrinks the one above, as in ONNX's own tests of opset 10.
+    """
+    found = list(graphs(model.graph))
+    nodes = [node for graph in found for node in graph.node]
+    constants = {tensor.name: tensor for graph in found for tensor in graph.initializer}
+    constants |= {node.output[0]: node.attribute[0].t for node in nodes if node.op_type == "Constant"}
+    for node in nodes:
+        given = {attribute.name for attribute in node.attribute}
+        if node.op_type == "Resize" and "coordinate_transformation_mode" not in given:
+            scales = constants.get(node.input[2])
+            shrinks = scales is not None and (numpy_helper.to_array(scales) < 1).any()
+            modes = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "ceil" if shrinks else "floor"}
+            node.attribute.extend(helper.make_attribute(*mode) for mode in modes.items())
 
 
 def _drop_defaults(graph: onnx.GraphProto) -> None:

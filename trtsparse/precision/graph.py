@@ -9,8 +9,19 @@ import onnx
 
 from trtsparse.files.model import OnnxModel
 from trtsparse.sparsity.trace import subgraphs
+from trtsparse.sparsity.weights import inlined
 
-__all__ = ["Names", "all_names", "graphs", "load_tensors", "name_nodes", "pack", "trim_opsets", "whole"]
+__all__ = [
+    "Names",
+    "all_names",
+    "graphs",
+    "inlined_and_named",
+    "load_tensors",
+    "name_nodes",
+    "pack",
+    "trim_opsets",
+    "whole",
+]
 
 _LARGEST_PROTO = 2**31 - 2**24  # protobuf's limit, with room for the graph
 _EXTERNAL = "weights.data"
@@ -56,15 +67,35 @@ def all_names(graph: onnx.GraphProto) -> set[str]:
     return found
 
 
-def name_nodes(model: onnx.ModelProto) -> None:
-    """Give every node a name of its own: "<op>_<position>" where it has none, "<name>_<n>" where it is taken."""
+def name_nodes(model: onnx.ModelProto, *, taken: Iterable[str] = ()) -> None:
+    """Give every node a name of its own: "<op>_<position>" where it has none, "<name>_<n>" where it is taken.
+
+    Args:
+        model: Changed in place.
+        taken: Names that no node gets besides those that have them.
+    """
     given = {node.name for graph in graphs(model.graph) for node in graph.node}
-    names, used = Names(given), {""}
+    names, used = Names(given.union(taken)), {""}
     for graph in graphs(model.graph):
         for position, node in enumerate(graph.node):
             if node.name in used:
                 node.name = names.unique(node.name or f"{node.op_type}_{position}")
             used.add(node.name)
+
+
+def inlined_and_named(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
+    """Inline model-local functions, then name all nodes as reports about the model do.
+
+    Args:
+        model: Changed in place when it has no functions.
+        name: What error messages call it.
+
+    Raises:
+        ModelError: The functions cannot be inlined.
+    """
+    model = inlined(model, name) if model.functions else model
+    name_nodes(model)
+    return model
 
 
 def trim_opsets(model: onnx.ModelProto) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import functools
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -17,11 +16,12 @@ from trtsparse.precision.compare import compare_runs
 from trtsparse.precision.converted import Converted, KeptNode, check_sparsity
 from trtsparse.precision.feeds import check_feeds, random_feeds
 from trtsparse.precision.fold import fold
-from trtsparse.precision.graph import graphs, name_nodes, pack
+from trtsparse.precision.graph import graphs, pack
 from trtsparse.precision.observe import Observer, magnitudes
+from trtsparse.precision.origins import Origins
 from trtsparse.precision.ort import runner
 from trtsparse.precision.search import fewest, rank
-from trtsparse.precision.specs import did_you_mean
+from trtsparse.precision.specs import check_outputs
 from trtsparse.precision.typed import BF16, FP16, SENTINEL, HalfType, float_values, retype
 
 __all__ = ["MAX_ERROR", "to_half"]
@@ -30,6 +30,9 @@ __all__ = ["MAX_ERROR", "to_half"]
 # read differently); overflow moves them by about 1.
 MAX_ERROR = 0.1
 _HEADROOM = 2.0  # other inputs than those measured may give larger values
+_NO_BF16 = {"ConvTranspose", "GRU", "GlobalLpPool", "LpNormalization", "LpPool", "Shrink"}  # seen in TensorRT-RTX 1.7
+_RECURRENT = {"GRU", "LSTM", "RNN"}
+_MOVING = {"Flatten", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"}
 
 
 def to_half(
@@ -44,8 +47,9 @@ def to_half(
     """Convert a float32 model to a typed FP16 or BF16 graph, whose inputs and outputs stay float32.
 
     Constants are folded first. Nodes stay in float32 when they are asked to, when TensorRT has no kernels for them in
-    the type (BF16 ConvTranspose), when a weight exceeds the type's range or a value half of it, and, from the node
-    that adds most noise downwards, until the error is at most ``max_error``.
+    the type (BF16 ConvTranspose, GRU, LpPool and others), when a weight exceeds the type's range or a value half of
+    it, and, from the node that adds most noise downwards, until the error is at most ``max_error``. With a recurrent
+    node stays what makes its input: TensorRT-RTX 1.7 builds no engine with a Cast to float32 there.
 
     The error is that of an emulation, in which every value that is 16-bit in the graph is rounded to it while
     products are added in float32, as Tensor Cores do; ONNX Runtime's CPU kernels keep more digits and hide overflow.
@@ -55,13 +59,15 @@ def to_half(
     Args:
         model: A path, bytes, a ModelProto or an OnnxModel, with float32 weights.
         precision: "fp16" or "bf16".
-        keep_fp32: Names of nodes ("<op>_<position>" for those without one) or patterns such as "*/norm*".
+        keep_fp32: Names of nodes ("<op>_<position>" for those without one) or patterns such as "*/norm*". The name of
+            a model-local function's call stands for all nodes in it.
         max_error: Relative, as `trtsparse.precision.compare.Comparison` defines it.
         feeds: Real inputs for measuring; by default random ones, which the notes then say.
         shapes: For random inputs, see `trtsparse.precision.feeds.random_feeds`.
 
     Raises:
         ConfigError: An argument is wrong, or a name in ``keep_fp32`` is not in the model.
+        ModelError: An output is not a tensor, or the model's functions or old opset cannot be converted.
         FeedError: The feeds do not fit the model.
         PrecisionError: The error is above ``max_error`` however many nodes stay in float32.
         EngineError: ONNX Runtime does not load or run the model.
@@ -72,6 +78,7 @@ def to_half(
         raise ConfigError("no such precision", where="precision", got=repr(precision), expected="'fp16', 'bf16'")
     check_max_error(max_error)
     original = OnnxModel.open(model)
+    check_outputs(original)
     inputs = list(feeds) if feeds is not None else random_feeds(original, shapes=shapes)
     check_feeds(original, inputs)
     notes = [] if feeds is not None else ["compared on random inputs"]
@@ -80,20 +87,24 @@ def to_half(
     conversion = _Conversion(original, half, inputs)
     kept: dict[str, Any] = dict.fromkeys(conversion.unsupported(), "unsupported")
     kept |= dict.fromkeys(conversion.overflowing(), "overflow")
-    kept |= dict.fromkeys(resolve_names(original, conversion.folded, keep_fp32), "asked")
+    origins = Origins(original, conversion.folded)
+    kept |= dict.fromkeys(origins.matching(keep_fp32), "asked")
+
+    def with_more(names: Iterable[str]) -> dict[str, Any]:
+        return conversion.with_inputs({**dict.fromkeys(names, "error"), **kept})
+
     error, more = fewest(
-        lambda names: conversion.error({*kept, *names}), lambda: conversion.ranking(kept), limit=max_error
+        lambda names: conversion.error(with_more(names)), lambda: conversion.ranking(with_more([])), limit=max_error
     )
     if not error <= max_error:
         raise _too_inaccurate(original, half, error, max_error)
-    kept = {**dict.fromkeys(more, "error"), **kept}
+    kept = with_more(more)
     converted = conversion.result(kept)
     check_sparsity(original, converted)
-    nodes = (node.name for graph in graphs(conversion.folded.proto.graph) for node in graph.node)
     return Converted(
         model=converted,
         precision=half.name,
-        kept=tuple(KeptNode(name, kept[name]) for name in nodes if name in kept),
+        kept=tuple(KeptNode(*item) for item in origins.translated(kept).items()),
         error=error,
         limit=max_error,
         notes=tuple(notes),
@@ -122,9 +133,23 @@ class _Conversion:
         return list(dict.fromkeys(name for names in self.values.values() for name in names))
 
     def unsupported(self) -> list[str]:
-        """Nodes that TensorRT does not run in the type: BF16 deconvolutions (seen in TensorRT-RTX 1.7)."""
+        """Nodes that TensorRT does not run in the type."""
         nodes = (node for graph in graphs(self.folded.proto.graph) for node in graph.node)
-        return [node.name for node in nodes if self.half is BF16 and node.op_type == "ConvTranspose"]
+        return [node.name for node in nodes if self.half is BF16 and node.op_type in _NO_BF16]
+
+    def with_inputs(self, kept: Mapping[str, Any]) -> dict[str, Any]:
+        """Also keep what makes the inputs of kept recurrent nodes, past nodes that only move values."""
+        found = dict(kept)
+        for graph in graphs(self.folded.proto.graph):
+            makers = {name: node for node in graph.node for name in node.output}
+            pending = [node for node in graph.node if node.name in kept and node.op_type in _RECURRENT]
+            while pending:
+                node = pending.pop()
+                maker = makers.get(node.input[0])
+                if maker is not None:
+                    found.setdefault(maker.name, found[node.name])
+                    pending += [maker] if maker.op_type in _MOVING | _RECURRENT else []
+        return found
 
     def overflowing(self) -> list[str]:
         """Nodes with a weight above the type's range, or a value above half of it."""
@@ -170,35 +195,6 @@ def check_max_error(max_error: float) -> None:
     """Refuse an impossible limit."""
     if not max_error > 0:
         raise ConfigError("the largest error must be positive", where="max_error", got=max_error)
-
-
-def resolve_names(original: OnnxModel, folded: OnnxModel, patterns: Iterable[str]) -> list[str]:
-    """Names of the folded model's nodes that stand for nodes of the original.
-
-    A node that was fused into another one is found by the value that it made.
-
-    Raises:
-        ConfigError: A pattern matches no node of the original.
-    """
-    named = onnx.ModelProto()
-    named.CopyFrom(original.proto)
-    name_nodes(named)
-    makers = {node.name: set(node.output) for graph in graphs(named.graph) for node in graph.node}
-    found: dict[str, None] = {}
-    for pattern in patterns:
-        names = [pattern] if pattern in makers else fnmatch.filter(makers, pattern)
-        if not names:
-            raise ConfigError(
-                "the model has no such node",
-                where="keep_fp32",
-                got=repr(pattern),
-                expected=f"one of {len(makers)} node names, or a pattern",
-                fix=did_you_mean(pattern, makers),
-            )
-        made = set().union(*(makers[name] for name in names))
-        nodes = [node for graph in graphs(folded.proto.graph) for node in graph.node]
-        found |= dict.fromkeys(n.name for n in nodes if n.name in names or not made.isdisjoint(n.output))
-    return list(found)
 
 
 def _too_inaccurate(model: OnnxModel, half: HalfType, error: float, limit: float) -> PrecisionError:

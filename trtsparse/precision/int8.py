@@ -18,14 +18,15 @@ from trtsparse.precision.converted import Converted, KeptNode, check_sparsity
 from trtsparse.precision.feeds import Feeds, RandomCalibrationWarning, check_feeds, random_feeds, read_feeds
 from trtsparse.precision.fold import fold
 from trtsparse.precision.graph import graphs, pack
-from trtsparse.precision.half import check_max_error, resolve_names, to_half
+from trtsparse.precision.half import check_max_error, to_half
 from trtsparse.precision.observe import Observer
+from trtsparse.precision.origins import Origins
 from trtsparse.precision.ort import runner
 from trtsparse.precision.placement import Placement, candidates, find_layers, place
 from trtsparse.precision.quantize import quantize
 from trtsparse.precision.ranges import METHODS, measure_ranges
 from trtsparse.precision.search import fewest, rank
-from trtsparse.precision.specs import input_specs
+from trtsparse.precision.specs import check_outputs, input_specs
 from trtsparse.precision.typed import float_values
 
 __all__ = ["MAX_ERROR", "to_int8"]
@@ -70,7 +71,8 @@ def to_int8(
     Raises:
         ConfigError: An argument is wrong or calibration data are missing.
         FeedError: The calibration data do not fit the model: names, data types, shapes.
-        ModelError: The model has nothing to quantize, or is quantized in a way that TensorRT refuses.
+        ModelError: The model has nothing to quantize, is quantized in a way that TensorRT refuses, or has an output
+            that is not a tensor.
         PrecisionError: The error is above ``max_error`` even with half of the layers in float32.
         EngineError: ONNX Runtime does not load or run the model.
         MissingDependencyError: ONNX Runtime is not installed.
@@ -81,13 +83,14 @@ def to_int8(
     _check_options(method, rest)
     check_max_error(max_error)
     original = OnnxModel.open(model)
+    check_outputs(original)
     if _is_quantized(original):
         note = "the model has Q/DQ already: its quantization was not changed"
         converted = Converted(original, "int8", (), 0.0, max_error, (note,))
-        return converted if rest == "fp32" else _with_rest(converted, original, None, keep_fp32, shapes)
+        return converted if rest == "fp32" else _with_rest(converted, original, keep_fp32, shapes=shapes)
     feeds = _calibration(original, calibration, shapes)
     conversion = _Conversion(original, feeds, method, quantize_outputs=quantize_outputs)
-    asked = resolve_names(original, conversion.folded, keep_fp32)
+    asked = conversion.origins.matching(keep_fp32)
     error, more = fewest(
         lambda names: conversion.error({*asked, *names}), lambda: conversion.ranking(asked), limit=max_error
     )
@@ -95,7 +98,11 @@ def to_int8(
         raise _too_inaccurate(original, error, max_error)
     kept = {**dict.fromkeys(more, "error"), **dict.fromkeys(asked, "asked")}
     converted = conversion.converted(kept, error, max_error)
-    return converted if rest == "fp32" else _with_rest(converted, original, conversion.compared, asked, shapes)
+    if rest == "fp32":
+        return converted
+    half = _with_rest(converted, original, asked, feeds=conversion.compared)
+    names = conversion.origins.translated({node.node: node.why for node in half.kept})
+    return dataclasses.replace(half, kept=tuple(KeptNode(*item) for item in names.items()))
 
 
 class _Conversion:
@@ -108,6 +115,7 @@ class _Conversion:
         self.method = method
         self.quantize_outputs = quantize_outputs
         self.folded = fold(original, opset=13)  # scales per channel came with 13
+        self.origins = Origins(original, self.folded)
         self.layers = find_layers(self.folded)
         if not self.layers:
             raise ModelError(
@@ -133,9 +141,8 @@ class _Conversion:
         return pack(quantize(self.folded, self.place(keep), self.ranges), name=self.original.name)
 
     def error(self, keep: Collection[str]) -> float:
-        """How far the quantized model is from the original; no kernel fusions, which saturate on some CPUs."""
-        quantized = runner(self.result(keep), optimize=False)
-        return compare_runs(self.reference, quantized, feeds=self.compared).error
+        """How far the quantized model is from the original."""
+        return compare_runs(self.reference, runner(self.result(keep)), feeds=self.compared).error
 
     def ranking(self, kept: Collection[str]) -> list[str]:
         """The layers not kept yet, first those that add most noise."""
@@ -153,7 +160,6 @@ class _Conversion:
         """The result with what a report says about it."""
         model = self.result(kept)
         check_sparsity(self.original, model)
-        nodes = (node.name for node in self.folded.proto.graph.node)
         placement = self.place(kept)
         notes = [f"compared on {len(self.compared)} of {len(self.feeds)} calibration inputs"]
         if placement.open_layers:
@@ -164,11 +170,11 @@ class _Conversion:
         return Converted(
             model=model,
             precision="int8",
-            kept=tuple(KeptNode(name, kept[name]) for name in nodes if name in kept),
+            kept=tuple(KeptNode(*item) for item in self.origins.translated(kept).items()),
             error=error,
             limit=limit,
             notes=tuple(notes),
-            open_layers=placement.open_layers,
+            open_layers=tuple(name for node in placement.open_layers for name in self.origins.layers(node)),
         )
 
 
@@ -222,7 +228,12 @@ def _calibration(model: OnnxModel, source: Any, shapes: Mapping[str, Sequence[in
 
 
 def _with_rest(
-    quantized: Converted, reference: OnnxModel, feeds: Feeds | None, keep_fp32: Sequence[str], shapes: Any
+    quantized: Converted,
+    reference: OnnxModel,
+    keep_fp32: Sequence[str],
+    *,
+    feeds: Feeds | None = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
 ) -> Converted:
     """Convert what is not quantized to FP16; the error is that of the whole."""
     half = to_half(quantized.model, feeds=feeds, keep_fp32=keep_fp32, shapes=shapes, max_error=quantized.limit)

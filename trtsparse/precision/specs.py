@@ -16,8 +16,6 @@ from trtsparse.files.shapes import Dims, dim_of, is_shared
 
 __all__ = ["FeedChecker", "TensorSpec", "check_named", "check_outputs", "input_specs", "output_specs"]
 
-_TEXT = np.dtype(object)
-
 
 @dataclass(frozen=True)
 class TensorSpec:
@@ -130,8 +128,8 @@ class FeedChecker:
             self._explain_names(feeds)
         for name, dtype, rank, fixed in self._expected:
             value = feeds[name]
-            if dtype is _TEXT:
-                _check_text(name, value)
+            if dtype.hasobject:
+                _check_text(name, dtype, value)
             elif not isinstance(value, np.ndarray) or value.dtype != dtype:
                 raise _dtype_error(name, dtype, value)
             shape = value.shape
@@ -196,7 +194,7 @@ def check_named(arrays: object, specs: Sequence[TensorSpec]) -> None:
         raise FeedError(
             "arrays are given by name",
             got=type(arrays).__name__,
-            expected="; ".join(map(str, specs)),
+            expected="; ".join(map(str, specs)) or None,
             fix=f"{{{specs[0].name!r}: array}}" if specs else None,
         )
 
@@ -207,10 +205,10 @@ def did_you_mean(name: object, known: Iterable[str]) -> str | None:
     return f"did you mean {close[0]!r}?" if close else None
 
 
-def _check_text(name: str, value: object) -> None:
+def _check_text(name: str, dtype: np.dtype[Any], value: object) -> None:
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "OU":
-        raise _dtype_error(name, _TEXT, value)
-    for element in value.flat if value.dtype == _TEXT else ():
+        raise _dtype_error(name, dtype, value)
+    for element in value.flat if value.dtype.hasobject else ():
         if not isinstance(element, str):
             raise DtypeError(
                 "an array of strings has something else in it",

@@ -34,7 +34,8 @@ EXACT = {
     "Sub", "Tile", "Transpose", "Unsqueeze", "Where",
 }  # fmt: skip
 _FUSED = {"Add", "Clip", "HardSigmoid", "HardSwish", "LeakyRelu", "Mul", "PRelu", "Relu", "Sigmoid"}
-_FLOAT_OPS = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"}  # scales stay float32
+# Scales stay float32, and the one that ONNX defines with float32 constants stays whole.
+_FLOAT_OPS = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MeanVarianceNormalization"}
 
 
 @dataclass(frozen=True)
