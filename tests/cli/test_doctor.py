@@ -13,6 +13,7 @@ from trtsparse.builder import adapter
 from trtsparse.cli import doctor
 from trtsparse.cli.main import main
 from trtsparse.errors import MissingDependencyError
+from trtsparse.triton import protobuf
 
 
 def test_it_lists_packages_with_versions_or_what_to_type(capsys, monkeypatch):
@@ -36,6 +37,7 @@ def test_without_tensorrt_it_says_what_to_install(monkeypatch):
         raise MissingDependencyError("cannot be imported", extra="rtx")
 
     monkeypatch.setattr(adapter, "find_tensorrt", missing)
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
     assert doctor.diagnose()["parts"]["build (TensorRT-RTX)"] == "no: pip install 'trtsparse[rtx]'"
 
 
@@ -82,6 +84,7 @@ def machine(monkeypatch):
         monkeypatch.setattr(doctor, "_gpus", lambda: [_gpu(line) for line in gpus])
         monkeypatch.setattr(doctor.importlib.metadata, "version", version)
         monkeypatch.setitem(sys.modules, "torch", torch)
+        monkeypatch.setattr(protobuf, "messages", lambda: None)
         return doctor.diagnose()["parts"]
 
     return parts
@@ -93,7 +96,7 @@ def _gpu(line):
 
 
 def _torch(cuda):
-    return SimpleNamespace(__version__="2.11.0", version=SimpleNamespace(cuda=cuda))
+    return SimpleNamespace(__version__="2.11.0", version=SimpleNamespace(cuda=cuda), Tensor=None)
 
 
 def test_every_package_of_the_extras_for_gpus_and_pytorch_is_listed():
@@ -151,3 +154,59 @@ def test_with_everything_each_part_says_yes(machine):
 def test_a_pytorch_that_cannot_use_gpus_is_not_enough(machine, torch, why):
     said = machine(AMPERE, installed=EVERYTHING, torch=torch)["run (cusparselt)"]
     assert said == f"no: {why}: a PyTorch that is built for CUDA, see https://pytorch.org/get-started/locally"
+
+
+def test_a_pytorch_that_is_broken_is_no_pytorch(machine):
+    said = machine(installed=EVERYTHING, torch=None)["trtsparse.torch"]
+    assert said == "no: PyTorch cannot be imported (import of torch halted; None in sys.modules)"
+
+
+@pytest.fixture
+def broken(tmp_path, monkeypatch):
+    """Makes a module that is found first, and raises while it is imported."""
+
+    def make(name, statement):
+        for known in [known for known in sys.modules if known.partition(".")[0] == name.partition(".")[0]]:
+            monkeypatch.delitem(sys.modules, known)
+        folder = tmp_path.joinpath(*name.split("."))
+        folder.mkdir(parents=True)
+        (folder.parent / "__init__.py").touch()  # a package: else an installed one is found first
+        (folder / "__init__.py").write_text(statement)
+        monkeypatch.syspath_prepend(tmp_path)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("module", "part"),
+    [
+        ("onnxruntime", "run (ONNX Runtime)"),
+        ("tensorrt", "build (TensorRT)"),
+        ("tensorrt_rtx", "build (TensorRT-RTX)"),
+    ],
+)
+@pytest.mark.parametrize("error", ["ImportError", "OSError", "RuntimeError"])
+def test_a_library_that_is_broken_says_why(broken, module, part, error):
+    broken(module, f"raise {error}('libcuda.so.1: too old\\nand more')")
+    said = doctor.diagnose()["parts"][part]
+    assert said == f"no: {module} is installed and cannot be imported (libcuda.so.1: too old)"
+
+
+def test_whatever_a_library_raises_is_told(broken, capsys):
+    broken("tensorrt", "raise ZeroDivisionError('by zero')")
+    assert main(["doctor"]) == 0
+    assert "  build (TensorRT)     no: ZeroDivisionError: by zero\n" in capsys.readouterr().out
+
+
+def test_a_client_library_without_grpc_is_not_enough(broken, monkeypatch):
+    monkeypatch.setattr(doctor.importlib.metadata, "version", lambda _name: "2.0")
+    broken("tritonclient.grpc", "raise RuntimeError('The installation does not include grpc support.')")
+    assert doctor.diagnose()["parts"]["export-triton"] == (
+        "no: Triton's client library cannot be imported (tritonclient.grpc: The installation does not include grpc "
+        "support.): pip install 'trtsparse[triton]'"
+    )
+
+
+def test_a_package_whose_record_is_damaged_is_missing(monkeypatch):
+    monkeypatch.setattr(doctor.importlib.metadata, "version", lambda _name: None)
+    assert doctor.diagnose()["packages"]["numpy"] == {"version": None, "install": "pip install numpy"}

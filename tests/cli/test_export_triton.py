@@ -70,6 +70,13 @@ def test_a_plan_without_a_report_takes_its_model(folder, plan):
     assert "max_batch_size: 16" in (folder / "r" / "layer" / "config.pbtxt").read_text()
 
 
+def test_a_plan_with_a_report_takes_no_other_model(folder, plan, capsys):
+    (folder / "other.onnx").write_bytes(integer_layer(1).SerializeToString())
+    assert main(["export-triton", plan.name, "-r", "r", "--model", "other.onnx"]) == 2
+    assert capsys.readouterr().err.startswith("error: the plan was built from another model\n  where: model\n")
+    assert main(["export-triton", plan.name, "-r", "r", "--model", "layer.onnx"]) == 0
+
+
 def test_json_is_the_result(folder, plan, capsys):  # noqa: ARG001 - the folder is where we are
     assert main(["export-triton", plan.name, "-r", "r", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
@@ -89,6 +96,8 @@ def test_a_repository_is_checked(folder, plan, capsys):
         "layer: nothing wrong\nother: 1 wrong\n"
         "  the model's file is missing\n    where: r/other/1\n    expected: model.plan\n"
     )
+    assert main(["export-triton", "-r", "r", "--check", "--name", "layer"]) == 0
+    assert capsys.readouterr().out == "layer: nothing wrong\n"
     assert main(["export-triton", "-r", "r", "--check", "--server", "24.10", "--json"]) == 1
     document = json.loads(capsys.readouterr().out)
     assert document["models"]["layer"][0].startswith("the plan was built by another TensorRT than the server has")
@@ -101,6 +110,31 @@ def test_a_repository_is_checked(folder, plan, capsys):
         (
             ["layer.onnx", "-r", "r", "--check"],
             "--check looks at what is in the repository\n  got: layer.onnx\n  to fix: leave it out",
+        ),
+        (
+            ["-r", "r", "--check", "--overwrite", "--shapes", "foo", "--queue-delay-us", "5"],
+            ("--check exports nothing\n  got: --overwrite, --queue-delay-us, --shapes\n  to fix: leave it out"),
+        ),
+        (
+            ["layer.onnx", "-r", "r", "--no-dynamic-batching", "--queue-delay-us", "100"],
+            (
+                "requests that are executed alone do not wait for others\n  where: queue_delay_us\n"
+                "  got: 100, and dynamic_batching False\n  to fix: leave one of them out"
+            ),
+        ),
+        (
+            ["layer.onnx", "-r", "r", "--parameter", "threads=1"],
+            (
+                "a parameter of the Python backend\n  where: parameters\n"
+                "  got: 'threads' for backend 'onnxruntime'\n  to fix: use backend 'python'"
+            ),
+        ),
+        (
+            ["layer.onnx", "-r", "r", "--backend", "python", "--parameter", "engine=bogus"],
+            (
+                "no such engine\n  where: parameters, 'engine'\n  got: 'bogus'\n"
+                "  expected: auto, onnxruntime, tensorrt, cusparselt"
+            ),
         ),
         (
             ["layer.onnx", "-r", "r", "--preferred-batch-sizes", "four"],

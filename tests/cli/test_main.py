@@ -1,10 +1,15 @@
 """The command itself: verbs, exit codes, errors without tracebacks."""
 
+import itertools
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
+from onnx import helper, numpy_helper
 
+from tests.helpers import model
 from trtsparse.cli import main as cli
 from trtsparse.cli import validate as validate_verb
 
@@ -83,3 +88,44 @@ def test_a_reader_that_goes_away_is_no_error():
     command = f"{sys.executable} -m trtsparse doctor | head -n 1"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True)
     assert done.stderr == ""
+
+
+@pytest.fixture
+def dense(tmp_path):
+    """A model whose report does not fit into a pipe, and whose answer is no."""
+    names = ["x", *(f"a{index}" for index in range(299)), "y"]
+    nodes = [
+        helper.make_node("MatMul", [a, f"w{index}"], [b], f"n{index}")
+        for index, (a, b) in enumerate(itertools.pairwise(names))
+    ]
+    weights = [numpy_helper.from_array(np.ones((8, 8), np.float32), f"w{index}") for index in range(300)]
+    path = tmp_path / "dense.onnx"
+    path.write_bytes(model(nodes, weights).SerializeToString())
+    return path
+
+
+@pytest.mark.parametrize(("options", "code"), [((), 1), (("--require", "0"), 0)])
+def test_a_reader_that_goes_away_does_not_change_the_answer(dense, options, code):
+    command = [sys.executable, "-m", "trtsparse", "validate", "--json", str(dense), *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stdout.readline() == "{\n"
+        running.stdout.close()
+        assert "Error" not in running.stderr.read()
+        assert running.wait() == code
+
+
+def test_output_that_cannot_be_written_is_an_error(dense):
+    command = [sys.executable, "-m", "trtsparse", "validate", "--json", str(dense)]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (
+        2,
+        "error: cannot write what there is to say\n  got: No space left on device\n",
+    )
+
+
+def test_an_answer_is_given_where_nobody_can_be_told(dense):
+    command = [sys.executable, "-m", "trtsparse", "validate", "--json", str(dense)]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=full, check=False)
+    assert done.returncode == 1

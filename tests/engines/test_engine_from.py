@@ -4,6 +4,7 @@ import sys
 import pytest
 from onnx import parser
 
+from trtsparse import Session
 from trtsparse.engines import engine_from
 from trtsparse.errors import ConfigError, DeviceError, MissingDependencyError, ModelError, PlanError
 
@@ -70,6 +71,17 @@ def test_a_plan_is_for_tensorrt_alone(engine, named):
         "  expected: an ONNX model\n"
         "  to fix: give the ONNX model that the plan was built from"
     )
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "cusparselt", "bogus"])
+def test_an_engine_that_cannot_execute_a_plan_is_told_before_a_gpu_is_looked_for(engine):
+    plan = PLANS["TensorRT-RTX 1.7.1.116"]
+    with pytest.raises(ConfigError) as from_session:
+        Session(plan, engine=engine)
+    with pytest.raises(ConfigError) as from_engine:
+        engine_from(plan, engine=engine)
+    assert str(from_session.value) == str(from_engine.value)
+    assert from_session.value.exit_code == 2
 
 
 def test_a_truncated_plan_is_a_bad_plan():

@@ -257,6 +257,33 @@ def test_what_was_made_from_a_model_is_called_by_its_name(tmp_path, head, what, 
         )
 
 
+EXPORT = "export the PyTorch model to ONNX first: torch.onnx.export"
+ANOTHER = "give a file written by an ONNX exporter"
+
+
+@pytest.mark.parametrize(
+    ("head", "what", "fix"),
+    [
+        (b"PK\x03\x04" + bytes(26) + b"archive/data.pkl", "a zip archive, such as a checkpoint of PyTorch", EXPORT),
+        (b"PK\x03\x04" + bytes(26) + b"model/data/0", "a zip archive, such as a checkpoint of PyTorch", EXPORT),
+        (b"\x80\x02\x8a\nl\xfc", "a pickle, such as an old checkpoint of PyTorch", EXPORT),
+        (b"version https://git-lfs.github.com/spec/v1", "a Git LFS pointer", "fetch the file itself: git lfs pull"),
+        (b"\x89PNG\r\n\x1a\n", "a PNG image", ANOTHER),
+        (b"\xff\xd8\xff\xe0", "a JPEG image", ANOTHER),
+        (b"\x7fELF\x02", "a program or shared library", ANOTHER),
+        (b"\x89HDF\r\n", "an HDF5 file", ANOTHER),
+        (b"\x1f\x8b\x08", "a gzip archive", "unpack it"),
+        (b'{"a": 1}', "JSON text", ANOTHER),
+        (b"<!DOCTYPE html>", "XML or HTML text", ANOTHER),
+    ],
+)
+def test_another_file_is_called_what_it_looks_like(head, what, fix):
+    for data in (head, head + bytes(300)):
+        with pytest.raises(ModelError) as caught:
+            OnnxModel.open(data)
+        assert str(caught.value) == f"this is {what}, not an ONNX model\n  where: bytes\n  to fix: {fix}"
+
+
 @pytest.mark.parametrize("kind", ["no nodes", "no opset", "no graph", "nothing"])
 def test_protobuf_that_is_no_model_is_refused(kind):
     proto = matmul(random(8, 4))

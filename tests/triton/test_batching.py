@@ -32,6 +32,8 @@ def size(found, **options):
         ({"x": ("unk__214", 2048)}, {"y": ("unk__215", 214)}),  # magika: a name of its own for every dim
         ({"x": ("DynamicDimension.0", 3)}, {"y": ("ConvTranspose_459_o0__d0", 3)}),  # PP-OCRv6
         ({"x": ("n",)}, {"y": ("n",)}),
+        ({"x": ("batch", "s", 3)}, {"y": ("batch", "s + 1", 5)}),
+        ({"x": ("n", 3)}, {"y": ("n", "?")}),  # of an ONNX model: its exporter did not work out the size
     ],
 )
 def test_a_batch_dim_is_recognised_whatever_exporters_call_it(inputs, outputs):
@@ -49,6 +51,16 @@ def test_a_batch_dim_is_recognised_whatever_exporters_call_it(inputs, outputs):
         ({"x": ("N", 3)}, {"y": ()}, "output 'y' has no dims"),
         ({"x": ("N", 3)}, {"y": None}, "output 'y' has no dims"),
         ({}, {"y": ("N",)}, "there are no inputs"),
+        ({"x": ("n", 4)}, {"y": ("n", "n")}, "dim 1 of output 'y' is 'n', which varies with the first dims"),
+        (
+            {"x": ("n", 4), "a": ("n", "n")},
+            {"y": ("n", 4)},
+            "dim 1 of input 'a' is 'n', which varies with the first dims",
+        ),
+        ({"x": ("n", 4)}, {"y": ("n", "n + 4")}, "dim 1 of output 'y' is 'n + 4', which varies with the first dims"),
+        ({"x": ("?", 4)}, {"y": ("n", 2, "n")}, "dim 2 of output 'y' is 'n', which varies with the first dims"),
+        ({"x": ("n", 4)}, {"y": ("2*n", 4)}, "the first dim of output 'y' is '2*n'"),
+        ({"x": ("?", "s", 4)}, {"y": ("s*4", 4)}, "the first dim of output 'y' is 's*4'"),
     ],
 )
 def test_without_a_batch_dim_requests_have_the_models_own_shapes(inputs, outputs, why):
@@ -60,6 +72,35 @@ def test_without_a_batch_dim_requests_have_the_models_own_shapes(inputs, outputs
         f"the model has no batch dim\n  where: max_batch_size\n  got: 4, and {why}\n"
         "  to fix: leave it out; requests then have the model's own shapes"
     )
+
+
+def test_a_plan_whose_outputs_vary_where_no_input_does_has_no_batch_dim():
+    """A plan has no names of dims; TensorRT works out every size that does not follow from one that varies."""
+    found = facts({"x": ("?", 4)}, {"y": ("?", "?")}, "x:1x4:4x4:8x4")
+    assert find_batching(found, plan=True) == Batching(
+        0, "no batches: dim 1 of output 'y' varies, and of the inputs only the first dims do"
+    )
+    assert find_batching(found, plan=False) == Batching(8)
+
+
+def test_a_dim_of_a_plan_that_may_be_the_batch_again_is_taken_for_it_unless_the_user_says_otherwise():
+    found = facts({"x": ("?", 4), "a": ("?", "?")}, {"y": ("?", 4)}, "x:1x4:4x4:8x4,a:1x1:4x4:8x8")
+    assert find_batching(found, plan=True) == Batching(
+        0, "no batches: dim 1 of input 'a' has the first dim's range in every profile, and may be the same"
+    )
+    assert find_batching(found, asked=8, plan=True) == Batching(8)
+    named = facts({"x": ("n", 4), "a": ("n", "s")}, {"y": ("n", 4)}, "x:1x4:4x4:8x4,a:1x1:4x4:8x8")
+    assert find_batching(named, plan=True) == Batching(8)
+
+
+def test_what_a_plan_does_not_tell_is_noted():
+    note = (
+        "a plan does not name its dims: if another than the first varies with it, give the model, or max_batch_size 0"
+    )
+    for second, said in (("?", note), ("s", "")):
+        found = facts({"x": ("?", second)}, {"y": ("?", second)}, "x:1x8:4x16:8x32")
+        assert find_batching(found, plan=True) == Batching(8, said)
+        assert find_batching(found, asked=8, plan=True) == Batching(8)
 
 
 def test_an_input_whose_values_are_shapes_is_never_batched():

@@ -2,6 +2,7 @@
 
 import shutil
 
+import onnx
 import pytest
 
 from tests.triton.samples import every_type, from_text, integer_layer
@@ -174,6 +175,70 @@ def test_a_configuration_that_does_not_fit_is_found(folder, old, new, message):
     assert found(folder) == message.format(config=folder / "config.pbtxt")
 
 
+SESSION = {
+    "engine=bogus": "no such engine\n  where: {config}, parameters, 'engine'\n  got: 'bogus'\n"
+    "  expected: auto, onnxruntime, tensorrt, cusparselt",
+    "threads=none": "not a number of threads\n  where: {config}, parameters, 'threads'\n  got: 'none'\n"
+    "  expected: at least 1",
+}
+
+
+@pytest.mark.parametrize("parameter", SESSION)
+def test_a_parameter_with_which_the_session_does_not_open_is_found(tmp_path, parameter):
+    made = export_triton(integer_layer(), tmp_path, name="m", options=TritonOptions(backend="python"))
+    path = made.folder.parent / "config.pbtxt"
+    key, _, value = parameter.partition("=")
+    path.write_text(f'{made.config}parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}\n')
+    assert found(made.folder.parent) == SESSION[parameter].format(config=path)
+
+
+def test_a_plan_for_the_cpu_or_with_threads_of_it_is_found(plan, tmp_path):
+    made = export_triton(plan, tmp_path, name="m", options=TritonOptions(backend="python"))
+    folder, config = made.folder.parent, made.folder.parent / "config.pbtxt"
+    edit(folder, "kind: KIND_GPU", "kind: KIND_CPU")
+    config.write_text(config.read_text() + 'parameters { key: "threads" value { string_value: "2" } }\n')
+    assert found(folder) == (
+        f"a plan is executed by a GPU\n  where: {config}, instances\n  got: kind 'cpu'\n  to fix: use 'gpu'\n"
+        f"a plan is executed by a GPU, without threads of the CPU\n  where: {config}, parameters, 'threads'\n"
+        "  got: '2'\n  to fix: leave it out"
+    )
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "python"])
+def test_an_external_data_file_that_is_missing_is_found(tmp_path, backend):
+    onnx.save(integer_layer(), tmp_path / "m.onnx", save_as_external_data=True, location="m.bin", size_threshold=0)
+    made = export_triton(tmp_path / "m.onnx", tmp_path / "r", options=TritonOptions(backend=backend))
+    assert check_model(made.folder.parent) == ()
+    (made.folder / "m.bin").unlink()
+    assert found(made.folder.parent) == (
+        f"an external data file is missing\n  where: file 'm.bin' of {made.folder}/model.onnx\n"
+        f"  got: {made.folder}/m.bin\n  to fix: copy the data file beside the model"
+    )
+
+
+def test_a_model_that_our_model_py_would_not_find_is_missing(tmp_path):
+    made = export_triton(integer_layer(), tmp_path, name="m", options=TritonOptions(backend="python"))
+    (made.folder / "model.onnx").unlink()
+    assert found(made.folder.parent) == (
+        f"the model's file is missing\n  where: {made.folder}\n"
+        "  expected: model.plan or model.trtsparse or model.onnx"
+    )
+    (made.folder / "model.onnx").write_bytes(b"whatever it reads")
+    (made.folder / "model.py").write_text("class TritonPythonModel: pass\n")
+    assert check_model(made.folder.parent) == ()
+
+
+def test_a_dim_that_was_served_as_a_batch_and_is_none_is_found(tmp_path):
+    model = from_text("g (float[n, 4] x) => (float[n, n] y) { t = Transpose(x) y = MatMul(x, t) }")
+    made = export_triton(model, tmp_path, name="m")
+    assert (made.max_batch_size, check_model(made.folder.parent)) == (0, ())
+    (made.folder.parent / "config.pbtxt").write_text(
+        'backend: "onnxruntime"\nmax_batch_size: 32\ninput { name: "x" data_type: TYPE_FP32 dims: 4 }\n'
+        'output { name: "y" data_type: TYPE_FP32 dims: -1 }\n'
+    )
+    assert "the model has no batch dim" in found(made.folder.parent)
+
+
 def test_neither_platform_nor_backend_is_found(folder):
     edit(folder, 'platform: "tensorrt_plan"', "")
     edit(folder, 'backend: "tensorrt"', "")
@@ -257,6 +322,16 @@ def test_a_repository_is_checked_model_by_model(folder, plan):
     (folder.parent / ".staged").mkdir()
     checked = check_repository(folder.parent)
     assert {name: len(problems) for name, problems in checked.items()} == {"layer": 0, "other": 1}
+
+
+def test_one_model_of_a_repository_is_checked(folder):
+    assert check_repository(folder.parent, name="layer") == {"layer": ()}
+    with pytest.raises(ConfigError) as caught:
+        check_repository(folder.parent, name="layers")
+    assert str(caught.value) == (
+        f"there is no such model\n  where: {folder.parent}\n  got: 'layers'\n  expected: 'layer'\n"
+        "  to fix: did you mean 'layer'?"
+    )
 
 
 @pytest.mark.parametrize(("make", "got"), [(False, "no such folder"), (True, "a folder without models")])

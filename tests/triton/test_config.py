@@ -212,7 +212,54 @@ def test_the_cache_and_parameters(plan):
         ),
         (
             {"backend": "python", "parameters": {"threads": "0"}},
-            "not a number of threads\n  where: parameters\n  got: '0'\n  expected: at least 1",
+            "not a number of threads\n  where: parameters, 'threads'\n  got: '0'\n  expected: at least 1",
+        ),
+        (
+            {"backend": "python", "parameters": {"engine": "bogus"}},
+            (
+                "no such engine\n  where: parameters, 'engine'\n  got: 'bogus'\n"
+                "  expected: auto, onnxruntime, tensorrt, cusparselt"
+            ),
+        ),
+        (
+            {"backend": "python", "parameters": {"engine": "tensorrt"}},
+            (
+                "TensorRT executes plans\n  where: parameters, 'engine'\n"
+                "  got: something that does not begin as a plan does\n  expected: a plan\n"
+                "  to fix: build a plan of the model first"
+            ),
+        ),
+        (
+            {"backend": "python", "parameters": {"engine": "cusparselt", "threads": "2"}},
+            (
+                "the cusparselt engine is executed by a GPU, without threads of the CPU\n"
+                "  where: parameters, 'threads'\n  got: '2'\n  to fix: leave it out"
+            ),
+        ),
+        (
+            {
+                "backend": "python",
+                "parameters": {"engine": "cusparselt"},
+                "instances": [InstanceGroup(1, kind="cpu")],
+            },
+            (
+                "the cusparselt engine is executed by a GPU\n  where: instances\n  got: kind 'cpu'\n"
+                "  to fix: use 'gpu'"
+            ),
+        ),
+        (
+            {"parameters": {"threads": "2"}},
+            (
+                "a parameter of the Python backend\n  where: parameters\n"
+                "  got: 'threads' for backend 'onnxruntime'\n  to fix: use backend 'python'"
+            ),
+        ),
+        (
+            {"preferred_batch_sizes": (4,), "max_batch_size": 0},
+            (
+                "there are no batches to prefer\n  where: preferred_batch_sizes\n  got: max_batch_size 0\n"
+                "  to fix: leave them out"
+            ),
         ),
         (
             {"preferred_batch_sizes": (4, 64)},
@@ -243,12 +290,42 @@ def test_options_that_do_not_go_with_a_model_are_refused(options, message):
             {"instances": [InstanceGroup(1, kind="cpu")]},
             "a plan is executed by a GPU\n  where: instances\n  got: kind 'cpu' or 'auto'\n  to fix: use 'gpu'",
         ),
+        (
+            {"backend": "python", "instances": [InstanceGroup(2, kind="cpu")]},
+            "a plan is executed by a GPU\n  where: instances\n  got: kind 'cpu'\n  to fix: use 'gpu'",
+        ),
+        (
+            {"backend": "python", "parameters": {"threads": "2"}},
+            (
+                "a plan is executed by a GPU, without threads of the CPU\n  where: parameters, 'threads'\n"
+                "  got: '2'\n  to fix: leave it out"
+            ),
+        ),
+        (
+            {"backend": "python", "parameters": {"engine": "onnxruntime"}},
+            (
+                "ONNX Runtime cannot execute a plan\n  where: parameters, 'engine'\n"
+                "  got: a plan of TensorRT 10.13.3.9\n  expected: an ONNX model\n"
+                "  to fix: give the ONNX model that the plan was built from"
+            ),
+        ),
     ],
 )
 def test_options_that_do_not_go_with_a_plan_are_refused(plan, options, message):
     with pytest.raises(ConfigError) as caught:
         configured(plan, **options)
     assert str(caught.value) == message
+
+
+def test_a_saved_engine_is_for_cusparselt():
+    source = Source("m", "m", open_source(integer_layer()).facts, saved=True)
+    assert configured(source, parameters={"engine": "cusparselt"}).parameters["engine"].string_value == "cusparselt"
+    with pytest.raises(ConfigError) as caught:
+        configured(source, parameters={"engine": "onnxruntime"})
+    assert str(caught.value) == (
+        "a saved engine is executed by cusparselt\n  where: parameters, 'engine'\n  got: 'onnxruntime'\n"
+        "  to fix: leave it out"
+    )
 
 
 def spec(shape, dtype=np.float32):

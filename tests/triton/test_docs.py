@@ -2,8 +2,10 @@
 
 import contextlib
 import io
+import itertools
 import os
 import re
+import shlex
 import subprocess
 import sys
 import urllib.request
@@ -87,6 +89,19 @@ def test_there_is_more_time_to_stop_than_the_server_takes():
     service = yaml.safe_load((SERVING / "compose.yaml").read_text())["services"]["triton"]
     takes = next(int(word.partition("=")[2]) for word in service["command"] if "--exit-timeout-secs" in word)
     assert int(service["stop_grace_period"].rstrip("s")) > takes
+
+
+def test_the_command_for_compose_serves_the_repository_of_the_folder_where_it_is_typed():
+    """Compose takes relative paths from the first file's folder, unless it is given another."""
+    compose = SERVING / "compose.yaml"
+    commands = re.findall(r"docker compose [^`\n]* up", compose.read_text() + TEXT)
+    assert len(commands) == 2
+    (volume,) = yaml.safe_load(compose.read_text())["services"]["triton"]["volumes"]
+    for command in commands:
+        given = dict(itertools.pairwise(shlex.split(command)))
+        base = Path(given.get("--project-directory", Path(given["-f"]).parent))
+        assert base / volume.partition(":")[0] == Path("repository")
+        assert (ROOT / given["-f"]).samefile(compose)
 
 
 def test_the_autoscaler_scales_on_a_metric_that_the_adapter_makes():

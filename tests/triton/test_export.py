@@ -248,6 +248,53 @@ def test_a_smaller_profile_does_not_slip_under_a_larger_configuration(plan, buil
     )
 
 
+def test_a_configuration_with_a_platform_only_gets_another_version(tmp_path):
+    made = export_triton(integer_layer(), tmp_path, name="m")
+    config = made.folder.parent / "config.pbtxt"
+    config.write_text(made.config.replace('backend: "onnxruntime"\n', ""))
+    assert 'platform: "onnxruntime_onnx"' in config.read_text()
+    assert export_triton(integer_layer(), tmp_path, name="m").version == 2
+
+
+def test_a_plan_whose_outputs_have_the_batch_twice_is_served_without_batches(built, tmp_path):
+    sizes = "g (float[n, 4] x) => (float[n, n] y) { t = Transpose(x) y = MatMul(x, t) }"
+    assert export_triton(built(from_text(sizes), "x:1x4:4x4:8x4"), tmp_path, name="m").max_batch_size == 0
+
+
+def test_the_model_of_a_plan_tells_what_its_report_does_not(built, tmp_path):
+    model = from_text("g (float[n, 4] x, float[n, n] a) => (float[n, 4] y) { y = MatMul(a, x) }")
+    engine = built(model, "x:1x4:4x4:8x4,a:1x1:4x4:8x8")
+    made = export_triton(engine, tmp_path, name="m", model=model)
+    assert (made.max_batch_size, made.notes) == (
+        0,
+        ("no batches: dim 1 of input 'a' is 'n', which varies with the first dims",),
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"options": {"backend": "python"}},
+            "where: options\n  got: {'backend': 'python'}, of type dict\n  expected: TritonOptions",
+        ),
+        (
+            {"profiles": ["x:1x64"]},
+            ("where: profiles\n  got: 'x:1x64', of type str\n  expected: Profile\n  to fix: Profile.parse('x:1x64')"),
+        ),
+        (
+            {"profiles": "x:1x64"},
+            ("where: profiles\n  got: 'x:1x64', of type str\n  expected: Profile\n  to fix: Profile.parse('x:1x64')"),
+        ),
+    ],
+)
+def test_a_value_of_another_type_is_named(tmp_path, options, message):
+    with pytest.raises(ConfigError) as caught:
+        export_triton(integer_layer(), tmp_path / "r", **options)
+    assert str(caught.value) == f"a value is of another type\n  {message}"
+    assert not (tmp_path / "r").exists()
+
+
 def test_a_larger_configuration_does_not_slip_over_a_smaller_profile(plan, built, tmp_path):
     export_triton(plan, tmp_path, name="m")
     with pytest.raises(ConfigError) as caught:
@@ -312,6 +359,23 @@ def test_without_tritons_client_library_the_extra_is_named(tmp_path, monkeypatch
         "Triton's client library is not installed\n  to fix: pip install 'trtsparse[triton]'"
     )
     assert not (tmp_path / "r").exists()
+
+
+def test_a_client_library_without_grpc_says_why_it_does_not_load(tmp_path, monkeypatch):
+    folder = tmp_path / "tritonclient" / "grpc"
+    folder.mkdir(parents=True)
+    (folder.parent / "__init__.py").touch()
+    (folder / "__init__.py").write_text("raise RuntimeError('The installation does not include grpc support.')")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "tritonclient"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(MissingDependencyError) as caught:
+        export_triton(integer_layer(), tmp_path / "r")
+    assert str(caught.value) == (
+        "Triton's client library cannot be imported\n"
+        "  where: tritonclient.grpc: The installation does not include grpc support.\n"
+        "  to fix: pip install 'trtsparse[triton]'"
+    )
 
 
 def test_the_result_is_json(tmp_path):

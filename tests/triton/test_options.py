@@ -56,6 +56,45 @@ def test_text_and_lists_are_taken_where_they_are_unambiguous():
             ),
         ),
         (
+            lambda: TritonOptions(instances=["2"]),
+            (
+                "a value is of another type\n  where: instances\n  got: '2', of type str\n"
+                "  expected: InstanceGroup\n  to fix: InstanceGroup.parse('2')"
+            ),
+        ),
+        (
+            lambda: TritonOptions(instances=InstanceGroup(2)),
+            (
+                "a value is of another type\n  where: instances\n"
+                "  got: InstanceGroup(count=2, gpus=(), kind=None), of type InstanceGroup\n  expected: Iterable"
+            ),
+        ),
+        (
+            lambda: TritonOptions(version_policy=2),
+            ("a value is of another type\n  where: version_policy\n  got: 2, of type int\n  expected: VersionPolicy"),
+        ),
+        (
+            lambda: TritonOptions(parameters=["threads=1"]),
+            (
+                "a value is of another type\n  where: parameters\n  got: ['threads=1'], of type list\n"
+                "  expected: Mapping"
+            ),
+        ),
+        (
+            lambda: TritonOptions(dynamic_batching=False, preferred_batch_sizes=(4,)),
+            (
+                "requests that are executed alone do not wait for others\n  where: preferred_batch_sizes\n"
+                "  got: (4,), and dynamic_batching False\n  to fix: leave one of them out"
+            ),
+        ),
+        (
+            lambda: TritonOptions(dynamic_batching=False, queue_delay_us=100),
+            (
+                "requests that are executed alone do not wait for others\n  where: queue_delay_us\n"
+                "  got: 100, and dynamic_batching False\n  to fix: leave one of them out"
+            ),
+        ),
+        (
             lambda: InstanceGroup(1, kind="tpu"),
             "kind has no such value\n  where: kind\n  got: 'tpu'\n  expected: None, 'gpu', 'cpu', 'auto'",
         ),

@@ -207,6 +207,18 @@ def test_a_request_that_fails_takes_no_other_with_it(server, control):
     assert [batch.batch_size for batch in stats.batch_stats] == [4]
 
 
+def test_requests_that_would_see_each_other_in_a_batch_are_executed_alone(server, control, repository):
+    """Each row against each row: put together, every answer would have columns of the other requests."""
+    model = from_text("g (float[n, 4] x) => (float[n, n] y) { t = Transpose(x) y = MatMul(x, t) }")
+    control.load_model(export(model, repository, "similarity").name)
+    feeds = [(factor * np.eye(2, 4)).astype(np.float32) for factor in (1, 10, 3, 7)]
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda x: infer_once(server.grpc, "similarity", {"x": x})["y"], feeds))
+    for x, y in zip(feeds, answers, strict=True):
+        np.testing.assert_array_equal(y, x @ x.T)
+    control.unload_model("similarity")
+
+
 WEIGHTS = {seed: weights_of(integer_layer(seed)) for seed in (0, 1)}
 
 

@@ -1,5 +1,6 @@
 """What a plan's inputs are is known from its report, its model, or the library; and it is said where it is not."""
 
+import hashlib
 import json
 import re
 
@@ -50,6 +51,33 @@ def test_the_report_names_types_as_numpy_and_ml_dtypes_do(plan, dtype):
     report["inputs"][0]["dtype"] = dtype
     path.write_text(json.dumps(report))
     assert open_source(plan).facts.inputs[0].dtype.name == dtype
+
+
+def test_the_model_of_a_plan_with_a_report_names_its_dims(built, tmp_path):
+    model = from_text("g (float[n, s] a, float[n, s] b) => (float[n, s] y) { y = Add(a, b) }")
+    engine = built(model, "a:1x8:4x8:16x8,b:1x8:4x8:16x8")
+    facts = open_source(engine, model=model).facts
+    assert known(facts)[0] == ["'a' float32 (n, s)", "'b' float32 (n, s)", "'y' float32 (n, s)"]
+    assert facts.profiles == open_source(engine).facts.profiles
+    assert known(open_source(engine.save(tmp_path / "m.plan"), model=model.SerializeToString()).facts)[0][0] == (
+        "'a' float32 (n, s)"
+    )
+
+
+def test_another_model_than_that_of_the_report_is_refused(plan, tmp_path):
+    other = tmp_path / "other.onnx"
+    other.write_bytes(integer_layer(1).SerializeToString())
+    built_from, given = (hashlib.sha256(integer_layer(seed).SerializeToString()).hexdigest() for seed in (0, 1))
+    with pytest.raises(ConfigError) as caught:
+        open_source(plan, model=other)
+    assert str(caught.value) == (
+        f"the plan was built from another model\n  where: model\n  got: {other}, SHA-256 {given}\n"
+        f"  expected: ModelProto, SHA-256 {built_from}\n"
+        "  to fix: give that one, or leave it out: the plan's report says what its inputs and outputs are"
+    )
+    with pytest.raises(ConfigError) as caught:
+        open_source(plan, model=OnnxRuntimeEngine(integer_layer()))
+    assert str(caught.value) == ("the plan's report says what its inputs are\n  where: model\n  to fix: leave it out")
 
 
 def test_a_plan_without_a_report_is_described_by_its_model(engine):

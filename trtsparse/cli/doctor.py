@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib
 import importlib.metadata
+import importlib.util
 import platform
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from trtsparse._version import __version__
@@ -69,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def diagnose() -> dict[str, Any]:
-    """What `run` prints, as JSON types. Imports TensorRT if it is installed; never raises for what is missing."""
+    """What `run` prints, as JSON types. Imports what is installed; never raises for what is missing or broken."""
     gpus = _gpus()
     return {
         "schema": "trtsparse.doctor/1",
@@ -80,22 +83,23 @@ def diagnose() -> dict[str, Any]:
         "gpus": gpus,
         "parts": {
             "validate, prune": "yes",
-            "build (TensorRT)": _builder("tensorrt", gpus),
-            "build (TensorRT-RTX)": _builder("tensorrt_rtx", gpus),
-            "run (ONNX Runtime)": _onnxruntime(),
-            "run (cusparselt)": _cusparselt(gpus),
-            "tune, explain": _tuner(gpus),
-            "trtsparse.torch": _needs("torch", "onnxscript"),
-            "export-triton": _needs("tritonclient"),
+            "build (TensorRT)": _look(lambda: _builder("tensorrt", gpus)),
+            "build (TensorRT-RTX)": _look(lambda: _builder("tensorrt_rtx", gpus)),
+            "run (ONNX Runtime)": _look(_onnxruntime),
+            "run (cusparselt)": _look(lambda: _cusparselt(gpus)),
+            "tune, explain": _look(lambda: _tuner(gpus)),
+            "trtsparse.torch": _look(_torch),
+            "export-triton": _look(_triton),
         },
     }
 
 
 def _package(name: str, extra: str | None) -> dict[str, str | None]:
-    try:
-        return {"version": importlib.metadata.version(name), "install": None}
-    except importlib.metadata.PackageNotFoundError:
-        return {"version": None, "install": f"pip install 'trtsparse[{extra}]'" if extra else f"pip install {name}"}
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        version: str | None = importlib.metadata.version(name)
+        if version:  # None where the package's own record of itself is damaged
+            return {"version": version, "install": None}
+    return {"version": None, "install": f"pip install 'trtsparse[{extra}]'" if extra else f"pip install {name}"}
 
 
 def _gpus() -> list[dict[str, str]]:
@@ -112,6 +116,25 @@ def _gpus() -> list[dict[str, str]]:
     return [dict(zip(("name", "compute_capability", "driver", "memory"), row, strict=True)) for row in rows]
 
 
+def _look(part: Callable[[], str]) -> str:
+    """What a part can do; whatever a broken installation raises is what it says."""
+    try:
+        return part()
+    except Exception as error:  # noqa: BLE001 - libraries raise anything while they are imported
+        return f"no: {type(error).__name__}: {_first_line(error)}"
+
+
+def _broken(module: str, error: object) -> str:
+    """What is said of a library that is there and does not load; empty where it is not there."""
+    if importlib.util.find_spec(module) is None:
+        return ""
+    return f"no: {module} is installed and cannot be imported ({_first_line(error)})"
+
+
+def _first_line(error: object) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
 def _builder(flavour: str, gpus: list[dict[str, str]]) -> str:
     from trtsparse.builder.adapter import find_tensorrt
     from trtsparse.builder.capabilities import Capabilities
@@ -120,7 +143,7 @@ def _builder(flavour: str, gpus: list[dict[str, str]]) -> str:
     try:
         found = Capabilities.of(find_tensorrt(flavour))  # type: ignore[arg-type]
     except MissingDependencyError as error:
-        return f"no: {error.fix}"
+        return _broken(flavour, str(error.where or error.what).removeprefix(f"{flavour}: ")) or f"no: {error.fix}"
     if found.ahead_of_time:
         return f"yes, {found.name}: without a GPU too, for compute capabilities {', '.join(found.gpu_targets)}"
     return f"yes, {found.name}" if gpus else f"no: {found.name} needs an NVIDIA GPU to build"
@@ -128,10 +151,10 @@ def _builder(flavour: str, gpus: list[dict[str, str]]) -> str:
 
 def _onnxruntime() -> str:
     try:
-        import onnxruntime
-    except ImportError:
-        return "no: pip install 'trtsparse[cpu]'"
-    return f"yes, {onnxruntime.__version__}: {', '.join(onnxruntime.get_available_providers())}"
+        found: Any = importlib.import_module("onnxruntime")
+    except Exception as error:  # noqa: BLE001 - as above
+        return _broken("onnxruntime", error) or "no: pip install 'trtsparse[cpu]'"
+    return f"yes, {found.__version__}: {', '.join(found.get_available_providers())}"
 
 
 def _cusparselt(gpus: list[dict[str, str]]) -> str:
@@ -140,12 +163,38 @@ def _cusparselt(gpus: list[dict[str, str]]) -> str:
     if lacks:
         return f"no: {lacks}"
     try:
-        import torch
-    except (ImportError, OSError) as error:  # the latter for libraries that do not load
-        return f"no: PyTorch cannot be imported ({str(error).strip().partition(chr(10))[0]}): {_TORCH_WITH_CUDA}"
+        torch: Any = importlib.import_module("torch")
+    except Exception as error:  # noqa: BLE001 - as above
+        return f"no: PyTorch cannot be imported ({_first_line(error)}): {_TORCH_WITH_CUDA}"
     if torch.version.cuda is None:
         return f"no: PyTorch {torch.__version__} cannot use GPUs: {_TORCH_WITH_CUDA}"
     return f"yes, on {_sparse_gpus(gpus)}, with PyTorch {torch.__version__} for CUDA {torch.version.cuda}"
+
+
+def _torch() -> str:
+    said = _needs("torch", "onnxscript")
+    if said.startswith("yes"):
+        try:
+            importlib.import_module("torch").Tensor  # noqa: B018 - what a folder of that name has not
+        except Exception as error:  # noqa: BLE001 - as above
+            return f"no: PyTorch cannot be imported ({_first_line(error)})"
+    return said
+
+
+def _triton() -> str:
+    """The client library is there in parts too: without gRPC it has no configurations."""
+    from trtsparse.errors import MissingDependencyError
+    from trtsparse.triton.protobuf import messages
+
+    said = _needs("tritonclient")
+    if said.startswith("no"):
+        return said
+    try:
+        messages()
+    except MissingDependencyError as error:
+        reason = f" ({_first_line(error.where)})" if error.where else ""
+        return f"no: {error.what}{reason}: {error.fix}"
+    return said
 
 
 def _tuner(gpus: list[dict[str, str]]) -> str:

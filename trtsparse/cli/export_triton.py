@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 __all__ = ["configure", "run"]
 
+_OF_CHECK = {"--check", "--name", "--server", "--json"}
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
@@ -21,12 +23,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--check", action="store_true", help="write nothing: say what is wrong with the models in the repository"
     )
-    parser.add_argument("--name", help="the model's; default: that of the file")
+    parser.add_argument("--name", help="the model's; default: that of the file; with --check: check this one only")
     parser.add_argument("--version", type=int, metavar="N", help="default: the next one")
     parser.add_argument(
         "--overwrite", action="store_true", help="replace config.pbtxt, and the version if it is there"
     )
-    parser.add_argument("--model", metavar="ONNX", help="the model of a plan that has no build report beside it")
+    parser.add_argument(
+        "--model", metavar="ONNX", help="the model of a plan: what is not in the build report, or where there is none"
+    )
     parser.add_argument(
         "--shapes",
         action="append",
@@ -56,9 +60,7 @@ def _configure_serving(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--preferred-batch-sizes", metavar="N,...", help="default: the profiles' usual and largest batches"
     )
-    group.add_argument(
-        "--queue-delay-us", type=int, default=100, metavar="US", help="how long to wait for a batch; default: 100"
-    )
+    group.add_argument("--queue-delay-us", type=int, metavar="US", help="how long to wait for a batch; default: 100")
     group.add_argument(
         "--instances",
         action="append",
@@ -112,7 +114,10 @@ def _check(options: argparse.Namespace) -> int:
 
     if options.source is not None:
         raise ConfigError("--check looks at what is in the repository", got=options.source, fix="leave it out")
-    found = check_repository(options.repository, server=options.server)
+    unread = _given(options) - _OF_CHECK
+    if unread:
+        raise ConfigError("--check exports nothing", got=", ".join(sorted(unread)), fix="leave it out")
+    found = check_repository(options.repository, name=options.name, server=options.server)
     if options.json:
         texts = {name: [str(problem) for problem in problems] for name, problems in found.items()}
         shared.print_json({"schema": "trtsparse.triton-check/1", "repository": options.repository, "models": texts})
@@ -122,6 +127,14 @@ def _check(options: argparse.Namespace) -> int:
         for problem in problems:
             print("  " + str(problem).replace("\n", "\n  "))
     return int(any(found.values()))
+
+
+def _given(options: argparse.Namespace) -> set[str]:
+    """The options that are not as by default."""
+    parser = argparse.ArgumentParser()
+    configure(parser)
+    defaults = vars(parser.parse_args([f"--repository={options.repository}"]))
+    return {f"--{name.replace('_', '-')}" for name, value in defaults.items() if getattr(options, name) != value}
 
 
 def _serving(options: argparse.Namespace) -> TritonOptions:

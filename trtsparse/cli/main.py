@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from trtsparse._version import __version__
-from trtsparse.errors import TrtSparseError
+from trtsparse.errors import OutputError, TrtSparseError
 
 __all__ = ["main"]
 
@@ -65,19 +65,57 @@ def _module(verb: str) -> Any:
     return importlib.import_module(f"trtsparse.cli.{verb.replace('-', '_')}")
 
 
+class _Output:
+    """A stream whose reader may go away: then the rest is dropped, and the verb's answer is what it was.
+
+    Args:
+        stream: Where to write.
+        required: Any other failure is an error; else there is nobody to tell.
+    """
+
+    def __init__(self, stream: Any, *, required: bool) -> None:
+        self._stream = stream
+        self._required = required
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write to the stream, or nowhere."""
+        self._try(lambda: self._stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush the stream."""
+        self._try(self._stream.flush)
+
+    def _try(self, action: Callable[[], object]) -> None:
+        try:
+            action()
+        except OSError as error:
+            with contextlib.suppress(OSError):  # what is still in buffers must not fail again
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+            if self._required and not isinstance(error, BrokenPipeError):
+                raise OutputError("cannot write what there is to say", got=error.strerror) from error
+
+
 def _guarded(run: Callable[[], int]) -> int:
+    out: Any = sys.stdout and _Output(sys.stdout, required=True)  # None where it was closed from the beginning
+    err: Any = sys.stderr and _Output(sys.stderr, required=False)
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        return _answer(run)
+
+
+def _answer(run: Callable[[], int]) -> int:
     try:
-        return int(run())
+        code = int(run())
+        print(end="", flush=True)  # here, where it may fail
     except TrtSparseError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
-    except BrokenPipeError:
-        with contextlib.suppress(OSError):  # whoever read our output has gone: say nothing more
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except Exception as error:
         if os.environ.get("TRTSPARSE_DEBUG"):
             raise
@@ -87,6 +125,8 @@ def _guarded(run: Callable[[], int]) -> int:
             file=sys.stderr,
         )
         return 2
+    else:
+        return code
 
 
 if __name__ == "__main__":

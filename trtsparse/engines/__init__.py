@@ -21,6 +21,7 @@ __all__ = [
     "DeviceEngine",
     "Engine",
     "TensorSpec",
+    "check_engine",
     "cusparselt_lacks",
     "engine_from",
     "needs_gpu",
@@ -59,29 +60,12 @@ def engine_from(
         EngineError: The library does not load the model.
         MissingDependencyError: The library is not installed.
     """
-    if engine not in ENGINES:
-        raise ConfigError("no such engine", where="engine", got=repr(engine), expected=", ".join(ENGINES))
     header = plan_header(source)
+    check_engine(engine, header)
     if header is not None:
-        if engine in ("onnxruntime", "cusparselt"):
-            raise ConfigError(
-                f"{'ONNX Runtime' if engine == 'onnxruntime' else 'this engine'} cannot execute a plan",
-                where="engine",
-                got=f"a plan of {header}",
-                expected="an ONNX model",
-                fix="give the ONNX model that the plan was built from",
-            )
         from trtsparse.engines.tensorrt import TensorRTEngine
 
         return TensorRTEngine(source, device=device)
-    if engine == "tensorrt":
-        raise ConfigError(
-            "TensorRT executes plans",
-            where="engine",
-            got="something that does not begin as a plan does",
-            expected="a plan",
-            fix="build a plan of the model first",
-        )
     if needs_gpu(source, engine):
         from trtsparse.engines.cusparselt.engine import CusparseltEngine
 
@@ -92,6 +76,37 @@ def engine_from(
     from trtsparse.engines.onnxruntime import OnnxRuntimeEngine
 
     return OnnxRuntimeEngine(source, threads=threads)
+
+
+def check_engine(engine: str, header: PlanHeader | None, *, where: str = "engine") -> None:
+    """Refuse an engine that cannot execute something.
+
+    Args:
+        engine: Its name.
+        header: That of the plan to execute; None for a model.
+        where: What the message names.
+
+    Raises:
+        ConfigError: There is no such engine, or it is not for plans, or not for models.
+    """
+    if engine not in ENGINES:
+        raise ConfigError("no such engine", where=where, got=repr(engine), expected=", ".join(ENGINES))
+    if header is not None and engine in ("onnxruntime", "cusparselt"):
+        raise ConfigError(
+            f"{'ONNX Runtime' if engine == 'onnxruntime' else 'this engine'} cannot execute a plan",
+            where=where,
+            got=f"a plan of {header}",
+            expected="an ONNX model",
+            fix="give the ONNX model that the plan was built from",
+        )
+    if header is None and engine == "tensorrt":
+        raise ConfigError(
+            "TensorRT executes plans",
+            where=where,
+            got="something that does not begin as a plan does",
+            expected="a plan",
+            fix="build a plan of the model first",
+        )
 
 
 def cusparselt_lacks(error: DeviceError | MissingDependencyError) -> DeviceError | MissingDependencyError:
@@ -120,8 +135,15 @@ def cusparselt_lacks(error: DeviceError | MissingDependencyError) -> DeviceError
 
 
 def needs_gpu(source: object, engine: str) -> bool:
-    """Whether `engine_from` would give an engine on a GPU."""
-    if engine == "cusparselt" or plan_header(source) is not None:
+    """Whether `engine_from` would give an engine on a GPU.
+
+    Raises:
+        ConfigError: It would give none: ``engine`` is unknown, or cannot execute what ``source`` holds.
+        PlanError: As in `plan_header`.
+    """
+    header = plan_header(source)
+    check_engine(engine, header)
+    if header is not None or engine == "cusparselt":
         return True
     return engine == "auto" and isinstance(source, (str, os.PathLike)) and is_saved(source)
 

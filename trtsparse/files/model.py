@@ -22,12 +22,26 @@ from trtsparse.files.tensor import TensorRef
 
 __all__ = ["OnnxModel"]
 
-_OTHER_FILES = {
-    b"ftrt": "this is a plan of TensorRT",
-    b"vtrt": "this is a plan of TensorRT-RTX",
-    b"PK\x03\x04": "this is a zip archive, such as a saved engine of cuSPARSELt",
-}
-"""By their first bytes, with which no protobuf message begins."""
+_MADE_FROM_ONE = "give the ONNX model it was made from"
+_EXPORT = "export the PyTorch model to ONNX first: torch.onnx.export"
+_ANOTHER = "give a file written by an ONNX exporter"
+_OTHER_FILES = (
+    (b"ftrt", b"", "a plan of TensorRT", _MADE_FROM_ONE),
+    (b"vtrt", b"", "a plan of TensorRT-RTX", _MADE_FROM_ONE),
+    (b"PK\x03\x04", b"/data", "a zip archive, such as a checkpoint of PyTorch", _EXPORT),
+    (b"PK\x03\x04", b"", "a zip archive, such as a saved engine of cuSPARSELt", _MADE_FROM_ONE),
+    (b"\x80\x02", b"", "a pickle, such as an old checkpoint of PyTorch", _EXPORT),
+    (b"version https://git-lfs", b"", "a Git LFS pointer", "fetch the file itself: git lfs pull"),
+    (b"\x89PNG", b"", "a PNG image", _ANOTHER),
+    (b"\xff\xd8\xff", b"", "a JPEG image", _ANOTHER),
+    (b"\x7fELF", b"", "a program or shared library", _ANOTHER),
+    (b"\x89HDF", b"", "an HDF5 file", _ANOTHER),
+    (b"\x1f\x8b", b"", "a gzip archive", "unpack it"),
+    (b"{", b"", "JSON text", _ANOTHER),
+    (b"<", b"", "XML or HTML text", _ANOTHER),
+)
+"""Their first bytes, with which no ONNX model begins; what else is near the beginning; what they are; what to do."""
+_HEAD = 256
 
 
 class OnnxModel:
@@ -314,7 +328,7 @@ class OnnxModel:
 def _parse_skeleton(main: Path | Buffer, name: str) -> onnx.ModelProto:
     try:
         with _view(main) as data:
-            _check_kind(bytes(data[:4]))
+            _check_kind(bytes(data[:_HEAD]))
             skeleton: onnx.ModelProto = onnx.ModelProto.FromString(rewrite_tensors(data, tensor.strip))
     except DecodeError as error:
         raise ModelError("not an ONNX file", where=name, got=str(error)) from error
@@ -334,8 +348,9 @@ def _parse_skeleton(main: Path | Buffer, name: str) -> onnx.ModelProto:
 
 
 def _check_kind(head: bytes) -> None:
-    if head in _OTHER_FILES:
-        raise ModelError(f"{_OTHER_FILES[head]}, not an ONNX model", fix="give the ONNX model it was made from")
+    for start, inside, kind, fix in _OTHER_FILES:
+        if head.startswith(start) and inside in head:
+            raise ModelError(f"this is {kind}, not an ONNX model", fix=fix)
 
 
 @contextlib.contextmanager

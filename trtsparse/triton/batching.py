@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,9 @@ __all__ = ["DEFAULT_MAX_BATCH", "Batching", "Sample", "find_batching", "samples"
 
 DEFAULT_MAX_BATCH = 32
 """Where nothing limits it."""
+_UNNAMED = (
+    "a plan does not name its dims: if another than the first varies with it, give the model, or max_batch_size 0"
+)
 Shape = tuple[int, ...]
 
 
@@ -45,7 +49,7 @@ def find_batching(facts: Facts, *, asked: int | None = None, plan: bool) -> Batc
     """
     if asked == 0:
         return Batching(0)
-    missing = _why_not(facts)
+    missing = _why_not(facts, plan=plan) or (_perhaps(facts) if plan and asked is None else "")
     if missing:
         if asked:
             raise ConfigError(
@@ -74,12 +78,14 @@ def find_batching(facts: Facts, *, asked: int | None = None, plan: bool) -> Batc
         )
     if not reach:
         return Batching(0, "no batches: not every profile admits a single request, which Triton may send")
-    return Batching(asked or reach)
+    unnamed = asked is None and plan and _free(facts.inputs) and _free(facts.outputs)
+    return Batching(asked or reach, _UNNAMED if unnamed else "")
 
 
-def _why_not(facts: Facts) -> str:
+def _why_not(facts: Facts, *, plan: bool) -> str:
     """What keeps the first dim from being a batch dim; empty if nothing does."""
     symbol: str | None = None
+    known = {dim for spec in facts.inputs for dim in spec.shape or () if is_shared(dim)}
     for role, specs in (("input", facts.inputs), ("output", facts.outputs)):
         for spec in specs:
             if not spec.shape:
@@ -87,15 +93,50 @@ def _why_not(facts: Facts) -> str:
             first = spec.shape[0]
             if isinstance(first, int) or spec.name in facts.shape_inputs:
                 return f"the first dim of {role} {spec.name!r} is always {first}"
-            if not is_shared(first):
-                continue  # exporters name every dim anew: such a name says nothing
+            if not is_shared(first):  # exporters name every dim anew: such a name says nothing, but "2*n" does
+                if role == "output" and known.intersection(_words(first)):
+                    return f"the first dim of output {spec.name!r} is {first!r}"
+                continue
             if role == "input" and symbol not in (None, first):
                 return f"the first dims of the inputs are {symbol!r} and {first!r}"
             if role == "input":
                 symbol = first
             elif symbol is not None and first != symbol:
                 return f"the first dim of output {spec.name!r} is {first!r}, not {symbol!r}"
-    return "" if facts.inputs else "there are no inputs"
+    return _elsewhere(facts, plan=plan) if facts.inputs else "there are no inputs"
+
+
+def _elsewhere(facts: Facts, *, plan: bool) -> str:
+    """Where the first dims' size is another dim's too: requests put together would see each other there."""
+    firsts = {spec.shape[0] for spec in (*facts.inputs, *facts.outputs) if spec.shape and is_shared(spec.shape[0])}
+    for role, specs in (("input", facts.inputs), ("output", facts.outputs)):
+        for spec in specs:
+            for axis, dim in enumerate(spec.shape or ()):
+                if axis and isinstance(dim, str) and firsts.intersection(_words(dim)):
+                    return f"dim {axis} of {role} {spec.name!r} is {dim!r}, which varies with the first dims"
+    for name, axis in _free(facts.outputs) if plan and not _free(facts.inputs) else ():  # TensorRT works out all else
+        return f"dim {axis} of output {name!r} varies, and of the inputs only the first dims do"
+    return ""
+
+
+def _perhaps(facts: Facts) -> str:
+    """Which dim of a plan, which does not name them, is probably the first one again."""
+    for name, axis in _free(facts.inputs):
+        known = [profile for profile in facts.profiles if name in profile]
+        ranges = [[[shape[at] for shape in profile[name]] for profile in known] for at in (0, axis)]
+        if known and ranges[0] == ranges[1]:
+            return f"dim {axis} of input {name!r} has the first dim's range in every profile, and may be the same"
+    return ""
+
+
+def _free(specs: Sequence[TensorSpec]) -> list[tuple[str, int]]:
+    """Dims without a name after the first: (name of the tensor, axis)."""
+    return [(spec.name, axis) for spec in specs for axis, dim in enumerate(spec.shape or ()) if axis and dim == "?"]
+
+
+def _words(dim: str) -> list[str]:
+    """The names in a dim such as "2*n" or "past + n"."""
+    return re.findall(r"[^\W\d]\w*", dim)
 
 
 def _reach(facts: Facts) -> int:

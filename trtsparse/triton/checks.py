@@ -12,15 +12,27 @@ from typing import Any
 from trtsparse.builder.plan import read_header
 from trtsparse.engines import TensorSpec
 from trtsparse.errors import ConfigError, TrtSparseError
+from trtsparse.files.model import OnnxModel
 from trtsparse.precision.specs import did_you_mean
 from trtsparse.triton.batching import find_batching
+from trtsparse.triton.config import check_session
 from trtsparse.triton.protobuf import messages, parse_config, triton_type
 from trtsparse.triton.servers import Release, check_plan, find_server
 from trtsparse.triton.source import Source, known_source
 
-__all__ = ["check_config", "check_model", "check_repository", "check_served", "check_version", "versions_of"]
+__all__ = [
+    "backend_of",
+    "check_config",
+    "check_model",
+    "check_repository",
+    "check_served",
+    "check_version",
+    "versions_of",
+]
 
 CONFIG = "config.pbtxt"
+_OURS = b"trtsparse.triton.python_backend"
+"""What our model.py imports."""
 _PLATFORMS = {
     "tensorrt_plan": "tensorrt",
     "onnxruntime_onnx": "onnxruntime",
@@ -31,23 +43,26 @@ _PLATFORMS = {
     "ensemble": "",
 }
 _FILES = {"tensorrt": "model.plan", "onnxruntime": "model.onnx", "python": "model.py"}
+_SERVED = ("model.plan", "model.trtsparse", "model.onnx")
+"""What our model.py looks for beside it, in this order."""
 _OTHER_FOLDERS = ("warmup", "initial_state", "configs")
 
 
 def check_repository(
-    repository: str | os.PathLike[str], *, server: str | None = None
+    repository: str | os.PathLike[str], *, name: str | None = None, server: str | None = None
 ) -> dict[str, tuple[TrtSparseError, ...]]:
-    """Check every model of a repository.
+    """Check every model of a repository, or one of them.
 
     Args:
         repository: Its folder.
+        name: The one to check; None: all.
         server: As `trtsparse.triton.options.TritonOptions.server`.
 
     Returns:
         Model name to what is wrong with it, each an error ready to be shown; empty for a model without faults.
 
     Raises:
-        ConfigError: There is no such folder, it has no models, or ``server`` is not known.
+        ConfigError: There is no such folder, it has no models or not that one, or ``server`` is not known.
         MissingDependencyError: Triton's client library is not installed.
     """
     root = Path(repository)
@@ -56,7 +71,13 @@ def check_repository(
     if not models:
         got = "a folder without models" if root.is_dir() else "no such folder"
         raise ConfigError("there is no model repository", where=root, got=got, expected="folders with a config.pbtxt")
-    return {path.name: check_model(path, server=server) for path in models}
+    names = [path.name for path in models]
+    if name is not None and name not in names:
+        expected = ", ".join(map(repr, names))
+        raise ConfigError(
+            "there is no such model", where=root, got=repr(name), expected=expected, fix=did_you_mean(name, names)
+        )
+    return {path.name: check_model(path, server=server) for path in models if name in (None, path.name)}
 
 
 def check_model(folder: str | os.PathLike[str], *, server: str | None = None) -> tuple[TrtSparseError, ...]:
@@ -145,6 +166,11 @@ def _check_platform(config: Any, where: Path) -> Iterator[TrtSparseError]:
             got=f"{config.platform!r} and {config.backend!r}",
             expected=f"backend {_PLATFORMS[config.platform]!r}",
         )
+
+
+def backend_of(config: Any) -> str:
+    """The backend of a configuration, which may give it or a platform; empty where neither says it."""
+    return config.backend or _PLATFORMS.get(config.platform, "")
 
 
 def _check_tensor(entry: Any, where: str, max_batch_size: int) -> Iterator[TrtSparseError]:
@@ -257,7 +283,7 @@ def check_version(
         release: The server.
         compare: Look at inputs, outputs and profiles too.
     """
-    backend = config.backend or _PLATFORMS.get(config.platform, "")
+    backend = backend_of(config)
     if backend not in _FILES:
         return
     main = version / (config.default_model_filename or _FILES[backend])
@@ -265,19 +291,34 @@ def check_version(
         yield ConfigError("the model's file is missing", where=version, expected=main.name)
         return
     if backend == "python":
-        names = ("model.plan", "model.trtsparse", "model.onnx")
-        main = next((version / name for name in names if (version / name).exists()), main)
-        if main.suffix == ".py":
-            return  # somebody else's model.py
+        if _OURS not in main.read_bytes():
+            return  # what somebody else's model.py reads is not known
+        served = next((version / name for name in _SERVED if (version / name).exists()), None)
+        if served is None:
+            yield ConfigError("the model's file is missing", where=version, expected=" or ".join(_SERVED))
+            return
+        main = served
+    yield from _check_file(config, main, release, compare=compare)
+
+
+def _check_file(config: Any, main: Path, release: Release | None, *, compare: bool) -> Iterator[TrtSparseError]:
+    """What is wrong with a plan or model."""
+    backend, where = backend_of(config), main.parent.parent / CONFIG
     try:
         source = known_source(main)
+        if isinstance(source.content, OnnxModel):
+            source.content.external_files()  # which must be there, and long enough
         if backend == "tensorrt":
             check_plan(read_header(main), release, where=main, compatible=source.version_compatible)
     except TrtSparseError as error:
         yield error
         return
+    if backend == "python":
+        parameters = {key: value.string_value for key, value in config.parameters.items()}
+        on_cpu = any(group.kind == messages().ModelInstanceGroup.KIND_CPU for group in config.instance_group)
+        yield from check_session(source, parameters, on_cpu=on_cpu, where=str(where))
     if compare and (source.facts.inputs or source.facts.outputs):
-        yield from check_served(config, source, where=version.parent / CONFIG)
+        yield from check_served(config, source, where=where)
 
 
 def check_served(config: Any, source: Source, *, where: Path) -> Iterator[TrtSparseError]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from trtsparse.engines import TensorSpec
+from trtsparse.engines import TensorSpec, check_engine
 from trtsparse.errors import ConfigError
 from trtsparse.precision.specs import did_you_mean
 from trtsparse.triton.batching import Batching, Sample, find_batching, samples
@@ -13,10 +13,11 @@ from trtsparse.triton.options import InstanceGroup, TritonOptions
 from trtsparse.triton.protobuf import messages, triton_type
 from trtsparse.triton.source import Facts, Source
 
-__all__ = ["PYTHON_PARAMETERS", "choose_backend", "make_config"]
+__all__ = ["PYTHON_PARAMETERS", "check_session", "choose_backend", "make_config"]
 
 PYTHON_PARAMETERS = ("engine", "threads", "EXECUTION_ENV_PATH")
 """What the Python backend's model, and the backend itself, read."""
+_QUEUE_DELAY_US = 100
 _PLATFORMS = {"tensorrt": "tensorrt_plan", "onnxruntime": "onnxruntime_onnx"}
 
 
@@ -73,7 +74,7 @@ def make_config(source: Source, options: TritonOptions, *, name: str, backend: s
         MissingDependencyError: Triton's client library is not installed.
     """
     facts = source.facts
-    _check_options(options, backend)
+    _check_options(source, options, backend)
     batching = find_batching(facts, asked=options.max_batch_size, plan=source.header is not None)
     config = messages().ModelConfig(name=name, backend=backend, max_batch_size=batching.max_size)
     config.platform = _PLATFORMS.get(backend, "")
@@ -84,8 +85,16 @@ def make_config(source: Source, options: TritonOptions, *, name: str, backend: s
     _set_version_policy(config, options)
     _add_instances(config, options, source, backend)
     if batching.max_size > 1 and options.dynamic_batching:
-        config.dynamic_batching.max_queue_delay_microseconds = options.queue_delay_us
+        delay = options.queue_delay_us
+        config.dynamic_batching.max_queue_delay_microseconds = _QUEUE_DELAY_US if delay is None else delay
         config.dynamic_batching.preferred_batch_size.extend(_preferred(facts, options, batching))
+    elif options.preferred_batch_sizes:
+        raise ConfigError(
+            "there are no batches to prefer",
+            where="preferred_batch_sizes",
+            got=batching.note or f"max_batch_size {batching.max_size}",
+            fix="leave them out",
+        )
     if options.cuda_graphs:
         _add_graphs(config, samples(facts, batching))
     if options.warmup != "none":
@@ -97,7 +106,7 @@ def make_config(source: Source, options: TritonOptions, *, name: str, backend: s
     return config, batching
 
 
-def _check_options(options: TritonOptions, backend: str) -> None:
+def _check_options(source: Source, options: TritonOptions, backend: str) -> None:
     if options.cuda_graphs and backend != "tensorrt":
         raise ConfigError(
             "Triton captures CUDA graphs in its TensorRT backend only",
@@ -105,22 +114,87 @@ def _check_options(options: TritonOptions, backend: str) -> None:
             got=f"backend {backend!r}",
             fix="leave it out; a session on a GPU uses graphs by itself" if backend == "python" else "leave it out",
         )
-    unknown = next((key for key in options.parameters if key not in PYTHON_PARAMETERS), None)
-    if backend == "python" and unknown is not None:
+    kinds = {group.kind for group in options.instances}
+    if backend == "python":
+        unknown = next((key for key in options.parameters if key not in PYTHON_PARAMETERS), None)
+        if unknown is not None:
+            raise ConfigError(
+                "no such parameter",
+                where="parameters",
+                got=repr(unknown),
+                expected=", ".join(PYTHON_PARAMETERS),
+                fix=did_you_mean(unknown, PYTHON_PARAMETERS),
+            )
+        for problem in check_session(source, options.parameters, on_cpu="cpu" in kinds):
+            raise problem
+        return
+    foreign = next((key for key in options.parameters if key in PYTHON_PARAMETERS), None)
+    if foreign is not None:
         raise ConfigError(
-            "no such parameter",
+            "a parameter of the Python backend",
             where="parameters",
-            got=repr(unknown),
-            expected=", ".join(PYTHON_PARAMETERS),
-            fix=did_you_mean(unknown, PYTHON_PARAMETERS),
+            got=f"{foreign!r} for backend {backend!r}",
+            fix="use backend 'python'",
         )
-    threads = options.parameters.get("threads", "1")
-    if backend == "python" and not (threads.isdecimal() and int(threads)):
-        raise ConfigError("not a number of threads", where="parameters", got=repr(threads), expected="at least 1")
-    if backend == "tensorrt" and any(group.kind in ("cpu", "auto") for group in options.instances):
+    if backend == "tensorrt" and kinds & {"cpu", "auto"}:
         raise ConfigError(
             "a plan is executed by a GPU", where="instances", got="kind 'cpu' or 'auto'", fix="use 'gpu'"
         )
+
+
+def check_session(
+    source: Source, parameters: Mapping[str, str], *, on_cpu: bool, where: str = ""
+) -> Iterator[ConfigError]:
+    """What keeps the Python backend's model from opening its session.
+
+    Args:
+        source: What it runs.
+        parameters: Of the configuration.
+        on_cpu: Some instance is for the CPU.
+        where: The configuration's file, for messages.
+    """
+    place = f"{where}, " if where else ""
+    engine, threads = parameters.get("engine", "auto"), parameters.get("threads")
+    if source.saved and engine not in ("auto", "cusparselt"):
+        yield ConfigError(
+            "a saved engine is executed by cusparselt",
+            where=f"{place}parameters, 'engine'",
+            got=repr(engine),
+            fix="leave it out",
+        )
+        return
+    try:
+        check_engine(engine, source.header, where=f"{place}parameters, 'engine'")
+    except ConfigError as error:
+        yield error
+        return
+    what = "a plan" if source.header is not None else "the cusparselt engine"
+    on_gpu = _on_gpu(source, parameters)
+    if on_gpu and on_cpu:
+        yield ConfigError(
+            f"{what} is executed by a GPU", where=f"{place}instances", got="kind 'cpu'", fix="use 'gpu'"
+        )
+    if threads is None:
+        return
+    if on_gpu:
+        yield ConfigError(
+            f"{what} is executed by a GPU, without threads of the CPU",
+            where=f"{place}parameters, 'threads'",
+            got=repr(threads),
+            fix="leave it out",
+        )
+    elif not (threads.isdecimal() and int(threads)):
+        yield ConfigError(
+            "not a number of threads",
+            where=f"{place}parameters, 'threads'",
+            got=repr(threads),
+            expected="at least 1",
+        )
+
+
+def _on_gpu(source: Source, parameters: Mapping[str, str]) -> bool:
+    """Whether a session needs a GPU for a source."""
+    return source.header is not None or source.saved or parameters.get("engine") == "cusparselt"
 
 
 def _add_tensor(entry: Any, spec: TensorSpec, role: str, facts: Facts, batching: Batching, backend: str) -> None:
@@ -175,8 +249,7 @@ def _set_version_policy(config: Any, options: TritonOptions) -> None:
 
 
 def _add_instances(config: Any, options: TritonOptions, source: Source, backend: str) -> None:
-    on_gpu = source.header is not None or source.saved or options.parameters.get("engine") == "cusparselt"
-    needed = "gpu" if on_gpu else "cpu" if backend == "python" else "auto"
+    needed = "gpu" if _on_gpu(source, options.parameters) else "cpu" if backend == "python" else "auto"
     count = len(source.facts.profiles)
     for group in options.instances or (InstanceGroup(),):
         entry = config.instance_group.add(count=group.count, gpus=group.gpus)

@@ -19,9 +19,9 @@ from trtsparse.files.model import OnnxModel
 from trtsparse.runtime.session import Session
 from trtsparse.triton import repository as folders
 from trtsparse.triton.batching import Batching
-from trtsparse.triton.checks import CONFIG, check_config, check_served, check_version, versions_of
+from trtsparse.triton.checks import CONFIG, backend_of, check_config, check_served, check_version, versions_of
 from trtsparse.triton.config import choose_backend, make_config
-from trtsparse.triton.options import TritonOptions
+from trtsparse.triton.options import TritonOptions, as_tuple, check_type
 from trtsparse.triton.protobuf import parse_config, write_config
 from trtsparse.triton.servers import check_plan, find_server
 from trtsparse.triton.source import Source, open_source
@@ -81,7 +81,8 @@ def export_triton(
             engine or session that gives what it was made from.
         repository: Its folder; made if it is missing.
         name: The model's, by default that of the file.
-        model: For a plan without a report: its ONNX model, or an engine that was made from it.
+        model: For a plan: its ONNX model, or where it has no report an engine that was made from it. Of a plan with
+            a report it gives the names of dynamic dims.
         profiles: Ranges of the inputs' shapes, where no report has them.
         version: Its number, by default the next one.
         overwrite: Replace ``config.pbtxt``, and the version if it is there.
@@ -104,8 +105,9 @@ def export_triton(
         ...     made.name, made.version, made.max_batch_size, sorted(path.name for path in made.folder.iterdir())
         ('model', 1, 8, ['model.onnx'])
     """
-    options = options or TritonOptions()
-    opened = open_source(source, model=model, profiles=profiles)
+    options = TritonOptions() if options is None else options
+    check_type("options", options, TritonOptions)
+    opened = open_source(source, model=model, profiles=as_tuple("profiles", profiles, Profile))
     folder = Path(repository) / _checked_name(opened.name if name is None else name, given=name is not None)
     backend = choose_backend(opened, options)
     server = find_server(options.server) if options.server else None
@@ -190,12 +192,12 @@ def _kept_config(job: _Job, text: str) -> Any:
     """The configuration that is there, after it was found to fit the new version."""
     where = job.folder / CONFIG
     config = parse_config(text, where=where)
-    if config.backend != job.config.backend:
+    if backend_of(config) != job.backend:
         raise ConfigError(
             "the model is served by another backend",
             where=where,
-            got=repr(config.backend),
-            expected=repr(job.config.backend),
+            got=repr(backend_of(config)),
+            expected=repr(job.backend),
             fix="export it under another name",
         )
     for problem in check_served(config, job.source, where=where):

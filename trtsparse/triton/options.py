@@ -3,18 +3,47 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from trtsparse.errors import ConfigError
 
-__all__ = ["Backend", "InstanceGroup", "Kind", "TritonOptions", "VersionPolicy", "Warmup"]
+__all__ = ["Backend", "InstanceGroup", "Kind", "TritonOptions", "VersionPolicy", "Warmup", "as_tuple", "check_type"]
 
 Backend = Literal["auto", "tensorrt", "onnxruntime", "python"]
 Kind = Literal["gpu", "cpu", "auto"]
 Warmup = Literal["none", "zeros", "random"]
 _INT32_MAX = 2**31 - 1
+
+
+def check_type(name: str, value: object, kind: type) -> None:
+    """Refuse a value of another type.
+
+    Raises:
+        ConfigError: With what makes one of a text, where there is such a thing.
+    """
+    if not isinstance(value, kind):
+        raise ConfigError(
+            "a value is of another type",
+            where=name,
+            got=f"{value!r}, of type {type(value).__name__}",
+            expected=kind.__name__,
+            fix=f"{kind.__name__}.parse({value!r})" if isinstance(value, str) and hasattr(kind, "parse") else None,
+        )
+
+
+def as_tuple(name: str, values: Any, kind: type) -> tuple[Any, ...]:
+    """Several values of one type.
+
+    Raises:
+        ConfigError: One is of another type, or there is a single one.
+    """
+    check_type(name, values, Iterable)
+    found = (values,) if isinstance(values, str) else tuple(values)
+    for value in found:
+        check_type(name, value, kind)
+    return found
 
 
 @dataclass(frozen=True)
@@ -134,7 +163,7 @@ class TritonOptions:
             largest batch where the model has a batch dim, else 0.
         dynamic_batching: Put requests together; where batches are possible.
         preferred_batch_sizes: Batches to wait for. None: the profiles' usual and largest ones.
-        queue_delay_us: Microseconds that a request may wait for others, for a preferred batch.
+        queue_delay_us: Microseconds that a request may wait for others, for a preferred batch; by default 100.
         instances: Executions side by side; none given: one, on each GPU where it needs GPUs.
         cuda_graphs: Capture CUDA graphs of the profiles' usual and largest shapes. For backend "tensorrt".
         warmup: Execute the profiles' shapes with "zeros" or "random" values before the model is ready.
@@ -147,7 +176,7 @@ class TritonOptions:
             checked against it.
 
     Raises:
-        ConfigError: A value is out of range, or unknown.
+        ConfigError: A value is out of range, unknown or of another type, or two contradict each other.
 
     Example:
         >>> TritonOptions(version_policy="all", instances=[InstanceGroup(2)]).instances
@@ -158,7 +187,7 @@ class TritonOptions:
     max_batch_size: int | None = None
     dynamic_batching: bool = True
     preferred_batch_sizes: tuple[int, ...] | None = None
-    queue_delay_us: int = 100
+    queue_delay_us: int | None = None
     instances: tuple[InstanceGroup, ...] = ()
     cuda_graphs: bool = False
     warmup: Warmup = "none"
@@ -170,7 +199,9 @@ class TritonOptions:
     def __post_init__(self) -> None:
         if isinstance(self.version_policy, str):
             object.__setattr__(self, "version_policy", VersionPolicy.parse(self.version_policy))
-        object.__setattr__(self, "instances", tuple(self.instances))
+        object.__setattr__(self, "instances", as_tuple("instances", self.instances, InstanceGroup))
+        check_type("version_policy", self.version_policy, VersionPolicy)
+        check_type("parameters", self.parameters, Mapping)
         if self.preferred_batch_sizes is not None:
             sizes = tuple(sorted(set(self.preferred_batch_sizes)))
             object.__setattr__(self, "preferred_batch_sizes", sizes)
@@ -178,12 +209,25 @@ class TritonOptions:
                 _check_number("preferred_batch_sizes", size, at_least=1)
         if self.max_batch_size is not None:
             _check_number("max_batch_size", self.max_batch_size, at_least=0)
-        _check_number("queue_delay_us", self.queue_delay_us, at_least=0)
+        self._check_waiting()
         _check_choice("backend", self.backend, get_args(Backend))
         _check_choice("warmup", self.warmup, get_args(Warmup))
         for name, value in self.parameters.items():
             if not isinstance(value, str):
                 raise ConfigError("a parameter is not text", where=f"parameters, {name!r}", got=repr(value))
+
+    def _check_waiting(self) -> None:
+        """How requests wait for each other."""
+        if self.queue_delay_us is not None:
+            _check_number("queue_delay_us", self.queue_delay_us, at_least=0)
+        for name in ("preferred_batch_sizes", "queue_delay_us"):
+            if getattr(self, name) and not self.dynamic_batching:
+                raise ConfigError(
+                    "requests that are executed alone do not wait for others",
+                    where=name,
+                    got=f"{getattr(self, name)}, and dynamic_batching False",
+                    fix="leave one of them out",
+                )
 
 
 def _check_number(name: str, value: object, *, at_least: int) -> None:

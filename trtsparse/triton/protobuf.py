@@ -37,12 +37,17 @@ def messages() -> Any:
     """The module of Triton's messages.
 
     Raises:
-        MissingDependencyError: Triton's client library is not installed.
+        MissingDependencyError: Triton's client library is not installed, or cannot be imported.
     """
     try:
         from tritonclient.grpc import model_config_pb2
-    except ImportError as error:
-        raise MissingDependencyError("Triton's client library is not installed", extra="triton") from error
+    except Exception as error:  # RuntimeError without gRPC, protobuf's own for a version that does not fit
+        if isinstance(error, ModuleNotFoundError) and (error.name or "").startswith("tritonclient"):
+            raise MissingDependencyError("Triton's client library is not installed", extra="triton") from error
+        reason = f"tritonclient.grpc: {error}"
+        raise MissingDependencyError(
+            "Triton's client library cannot be imported", extra="triton", where=reason
+        ) from error
     return model_config_pb2
 
 

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -105,11 +105,13 @@ def open_source(
     Args:
         source: A plan (path or bytes), an ONNX model, a saved engine (path), a built engine, or an engine or session
             that gives what it was made from.
-        model: Where else the inputs and outputs of a plan are known from: its ONNX model, or an engine.
+        model: Where else the inputs and outputs of a plan are known from: its ONNX model, or an engine. Where there
+            is a report, the model that it is about, which alone has the names of dynamic dims.
         profiles: Ranges of the inputs' shapes, where no report has them.
 
     Raises:
-        ConfigError: The plan's inputs are not known, profiles do not fit, or an engine does not give its plan.
+        ConfigError: The plan's inputs are not known, profiles do not fit, the model is not the plan's, or an engine
+            does not give its plan.
         PlanError: Not a plan, damaged, or the report beside it is that of another one.
         ModelError: Neither an ONNX model nor a plan.
     """
@@ -176,9 +178,11 @@ def _read_report(plan: Path) -> dict[str, Any] | None:
     return report
 
 
-def _sha256(path: Path) -> str:
+def _sha256(source: Any) -> str:
+    if not isinstance(source, Path):
+        return hashlib.sha256(source).hexdigest()
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with source.open("rb") as file:
         for piece in iter(lambda: file.read(1 << 20), b""):
             digest.update(piece)
     return digest.hexdigest()
@@ -214,7 +218,7 @@ def _of_plan(
     if report is not None:
         if profiles and list(report["profiles"]) != [profile.to_dict() for profile in profiles]:
             raise ConfigError("the plan's report says which profiles it has", where="profiles", fix="leave them out")
-        facts = _facts_of_report(report)
+        facts = _facts_of_report(report) if model is None else _named(_facts_of_report(report), report, model)
     elif model is not None:
         facts = _facts_of_model(model, profiles)
     else:
@@ -230,6 +234,37 @@ def _facts_of_report(report: Mapping[str, Any]) -> Facts:
         for profile in report["profiles"]
     )
     return Facts(inputs, outputs, profiles, _shape_inputs(inputs, profiles))  # type: ignore[arg-type]  # three each
+
+
+def _named(facts: Facts, report: Mapping[str, Any], model: Any) -> Facts:
+    """The facts of a report, with the names that its model gives the dynamic dims."""
+    if isinstance(model, (Engine, DeviceEngine, Session)):
+        raise ConfigError("the plan's report says what its inputs are", where="model", fix="leave it out")
+    opened = OnnxModel.open(model)
+    built = report["model"]
+    found = _sha256(opened.files[""])
+    if found != built["sha256"]:
+        raise ConfigError(
+            "the plan was built from another model",
+            where="model",
+            got=f"{opened.name}, SHA-256 {found}",
+            expected=f"{built['name']}, SHA-256 {built['sha256']}",
+            fix="give that one, or leave it out: the plan's report says what its inputs and outputs are",
+        )
+
+    inputs = _with_names(facts.inputs, input_specs(opened))
+    return replace(facts, inputs=inputs, outputs=_with_names(facts.outputs, output_specs(opened)))
+
+
+def _with_names(specs: Sequence[TensorSpec], named: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
+    shapes = {spec.name: spec.shape or () for spec in named}
+    found = []
+    for spec in specs:
+        shape, names = spec.shape or (), shapes.get(spec.name, ())
+        if len(shape) == len(names):
+            shape = tuple(name if dim == "?" else dim for dim, name in zip(shape, names, strict=True))
+        found.append(replace(spec, shape=shape))
+    return tuple(found)
 
 
 def _spec(entry: Mapping[str, Any]) -> TensorSpec:

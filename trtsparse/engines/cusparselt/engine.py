@@ -147,8 +147,8 @@ class CusparseltEngine:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model, the kernels in use and the compressed weights to one file.
 
-        Only shapes that were executed are in it; products that could not be tuned are tuned when it runs. On another GPU, or with other libraries, the file is an ONNX model
-        whose kernels are chosen anew.
+        Only shapes that were executed are in it; products that could not be tuned are tuned when it runs. On another
+        GPU, or with other libraries, the file is an ONNX model whose kernels are chosen anew.
 
         Raises:
             OutputError: It cannot be written.

@@ -7,15 +7,27 @@ them waits for nothing, and the same shapes always give the same values.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from trtsparse.engines.cusparselt.graph import Node
 
-__all__ = ["FAILURES", "OPERATORS", "Step", "Tensor", "axes_of", "is_known", "numbers", "operator", "to_tensor"]
+__all__ = [
+    "FAILURES",
+    "OPERATORS",
+    "Step",
+    "Tensor",
+    "axes_of",
+    "is_known",
+    "numbers",
+    "operator",
+    "picked",
+    "to_tensor",
+]
 
 Tensor = Any
 Step = Callable[..., Any]
@@ -49,6 +61,17 @@ def numbers(value: Tensor) -> list[int]:
 def axes_of(node: Node, given: Tensor | None) -> list[int] | None:
     """The axes in an input, or before some opset in an attribute; None for neither."""
     return node.attributes.get("axes") if given is None else numbers(given)
+
+
+def picked(x: Tensor, axis: int, places: Sequence[int]) -> Tensor:
+    """Some of the values along an axis, in an order that no data decide."""
+    return x.index_select(axis, _places(tuple(places), x.device))
+
+
+@functools.lru_cache(maxsize=1024)
+def _places(places: tuple[int, ...], device: Any) -> Tensor:
+    """On the device from when a shape is first executed: nothing can be moved there while a graph is captured."""
+    return _torch().tensor(places, dtype=_torch().int64, device=device)
 
 
 def is_known(array: np.ndarray) -> bool:

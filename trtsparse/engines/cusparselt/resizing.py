@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from trtsparse.engines.cusparselt.graph import Node
-from trtsparse.engines.cusparselt.operators import Step, Tensor, numbers, operator
+from trtsparse.engines.cusparselt.operators import Step, Tensor, numbers, operator, picked
 
 __all__: list[str] = []
 
@@ -48,7 +48,7 @@ def _resize(node: Node) -> Step:
         for axis in range(x.dim()):
             if before[axis] != after[axis] or factors[axis] != 1:
                 at = _ROUNDINGS[rounding](_origins(before[axis], after[axis], factors[axis], place))
-                x = x.index_select(axis, _indices(at.clip(0, before[axis] - 1), x))
+                x = picked(x, axis, at.clip(0, before[axis] - 1).astype(int).tolist())
         return x
 
     return step
@@ -99,17 +99,13 @@ def _is_repeated(before: list[int], after: list[int], factors: list[float], *, s
 def _origins(before: int, after: int, factor: float, place: str) -> np.ndarray:
     """Where each pixel comes from, in float32 as ONNX Runtime computes it."""
     at: np.ndarray = np.arange(after, dtype=np.float32)
-    scale = np.float32(factor)
+    scale, half = np.float32(factor), np.float32(0.5)
     if place == "align_corners":
-        return at * np.float32(before - 1) / np.float32(max(after - 1, 1))
-    if place == "asymmetric":
-        return at / scale
-    if place == "pytorch_half_pixel" and after == 1:
-        return np.zeros(1, np.float32)
-    return (at + np.float32(0.5)) / scale - np.float32(0.5)
-
-
-def _indices(at: np.ndarray, x: Tensor) -> Tensor:
-    import torch
-
-    return torch.tensor(at.astype(np.int64), device=x.device)
+        at = at * np.float32(before - 1) / np.float32(max(after - 1, 1))
+    elif place == "asymmetric":
+        at = at / scale
+    elif place == "pytorch_half_pixel" and after == 1:
+        at = np.zeros(1, np.float32)
+    else:
+        at = (at + half) / scale - half
+    return at

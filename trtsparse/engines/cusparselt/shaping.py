@@ -6,7 +6,16 @@ import math
 from typing import Any
 
 from trtsparse.engines.cusparselt.graph import Node
-from trtsparse.engines.cusparselt.operators import Step, Tensor, axes_of, is_known, numbers, operator, to_tensor
+from trtsparse.engines.cusparselt.operators import (
+    Step,
+    Tensor,
+    axes_of,
+    is_known,
+    numbers,
+    operator,
+    picked,
+    to_tensor,
+)
 
 __all__: list[str] = []
 
@@ -126,7 +135,7 @@ def _slice_axis(x: Tensor, axis: int, start: int, end: int, stride: int) -> Tens
     size = x.shape[axis]
     if stride < 0:
         kept = list(range(size))[slice(max(start, -size), None if end < -size else end, stride)]
-        return x.index_select(axis, _torch().tensor(kept, dtype=_torch().int64, device=x.device))
+        return picked(x, axis, kept)
     low, high, _ = slice(start, end).indices(size)
     x = x.narrow(axis, low, max(high - low, 0))
     return x[tuple([slice(None)] * axis + [slice(None, None, stride)])] if stride > 1 else x
