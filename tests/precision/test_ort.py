@@ -14,6 +14,18 @@ def test_a_missing_onnx_runtime_names_the_extra(monkeypatch):
     with pytest.raises(MissingDependencyError) as caught:
         library()
     assert str(caught.value) == "ONNX Runtime is not installed\n  to fix: pip install 'trtsparse[cpu]'"
+
+
+def test_an_onnx_runtime_that_is_broken_says_why(monkeypatch, tmp_path):
+    (tmp_path / "onnxruntime.py").write_text("raise OSError('libgomp.so.1: cannot open shared object file')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
+    with pytest.raises(MissingDependencyError) as caught:
+        library()
+    assert str(caught.value) == (
+        "ONNX Runtime cannot be imported\n  where: libgomp.so.1: cannot open shared object file\n"
+        "  to fix: pip install 'trtsparse[cpu]'"
+    )
     assert caught.value.exit_code == 3
 
 

@@ -27,12 +27,14 @@ def library() -> Any:
     """Import and return ONNX Runtime.
 
     Raises:
-        MissingDependencyError: It is not installed.
+        MissingDependencyError: It is not installed, or cannot be imported.
     """
     try:
         import onnxruntime
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise MissingDependencyError("ONNX Runtime is not installed", extra="cpu") from error
+    except (ImportError, OSError) as error:  # such as for a library of the system's that it lacks
+        raise MissingDependencyError("ONNX Runtime cannot be imported", extra="cpu", where=str(error)) from error
     return onnxruntime
 
 

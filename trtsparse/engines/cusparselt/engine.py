@@ -306,7 +306,7 @@ def _torch() -> Any:
 def _require_torch() -> None:
     try:
         _torch()
-    except ImportError as error:
+    except (ImportError, OSError) as error:  # such as for a library of CUDA's that it lacks
         raise MissingDependencyError("PyTorch is not installed", extra="torch", where=str(error)) from error
 
 
