@@ -106,7 +106,7 @@ def _site_cells(site: SiteReport) -> tuple[str, ...]:
 
 def _total_line(name: str, total: Total | None) -> str:
     if total is None:
-        return f"{name}: unknown, shapes are dynamic (give --shapes)"
+        return f"{name}: unknown, as some shapes are (give --shapes)"
     return (
         f"{name}: {total.total:,} in all, {total.eligible:,} eligible, {total.compliant:,} of these compliant "
         f"({total.share:.1%} of all)"
