@@ -1,3 +1,4 @@
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -39,6 +40,12 @@ def test_it_runs(engine):
 
 def test_only_the_outputs_asked_for_are_returned(engine):
     assert engine.run({"x": X}, outputs=["z"]).keys() == {"z"}
+
+
+def test_asked_for_no_outputs_it_returns_none(engine):
+    assert engine.run({"x": X}, outputs=[]) == {}
+    with pytest.raises(EngineError, match="ONNX Runtime failed"):
+        engine.run({"x": np.zeros((1, 3), np.float32)}, outputs=[])
 
 
 @pytest.mark.parametrize("wrap", [lambda m: m, onnx.ModelProto.SerializeToString, OnnxModel.open])
@@ -92,11 +99,11 @@ def test_a_provider_that_is_not_there_is_refused():
     assert "CPUExecutionProvider" in lines[3]
 
 
-@pytest.mark.parametrize("threads", [0, -1])
+@pytest.mark.parametrize("threads", [0, -1, "2", 1.5])
 def test_a_wrong_number_of_threads_is_refused(threads):
     with pytest.raises(ConfigError) as caught:
         OnnxRuntimeEngine(MODEL, threads=threads)
-    assert str(caught.value) == f"the number of threads must be positive\n  where: threads\n  got: {threads}"
+    assert str(caught.value) == f"the number of threads must be positive\n  where: threads\n  got: {threads!r}"
 
 
 def test_it_times_its_nodes(engine):
@@ -166,3 +173,71 @@ def test_a_failure_while_timing_has_onnx_runtimes_words(engine):
     with pytest.raises(EngineError) as caught:
         engine.profile({"x": X}, runs=1)
     assert str(caught.value) == "the engine is closed\n  where: ModelProto"
+
+
+def passing_through(kind, *, cast=False):
+    """A model whose output ``y`` is its input ``x``, beside ``g``, which is ``f``."""
+    make = onnx.helper.make_tensor_value_info
+    node = onnx.helper.make_node("Cast" if cast else "Identity", ["x"], ["y"], **({"to": 1} if cast else {}))
+    graph = onnx.helper.make_graph(
+        [node, onnx.helper.make_node("Identity", ["f"], ["g"])],
+        "g",
+        [make("x", kind, ["n", "m"]), make("f", 1, [])],
+        [make("y", 1 if cast else kind, ["n", "m"]), make("g", 1, [])],
+    )
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 19)], ir_version=9)
+
+
+BEYOND_NUMPY = ["BFLOAT16", "FLOAT8E4M3FN", "FLOAT8E4M3FNUZ", "FLOAT8E5M2", "FLOAT8E5M2FNUZ"]
+
+
+@pytest.mark.parametrize("name", BEYOND_NUMPY)
+def test_data_types_that_numpy_lacks_go_in_and_out(name):
+    kind = onnx.TensorProto.DataType.Value(name)
+    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind))
+    engine = OnnxRuntimeEngine(passing_through(kind), threads=1)
+    assert [spec.dtype for spec in engine.outputs] == [dtype, np.float32]
+    wide = np.arange(12).reshape(4, 3).astype(dtype)
+    f = np.array(2, np.float32)
+    for x in (wide, wide.T, wide[::2], wide[:0], np.broadcast_to(wide[0], (2, 3))):
+        found = engine.run({"x": x, "f": f})
+        assert (found["y"].dtype, found["y"].shape, found["g"].tolist()) == (dtype, x.shape, 2)
+        assert found["y"].astype(np.float32).tolist() == x.astype(np.float32).tolist()
+    assert list(engine.run({"x": wide, "f": f}, outputs=["g"])) == ["g"]
+    assert engine.run({"x": wide, "f": f}, outputs=[]) == {}
+    assert len(engine.profile({"x": wide, "f": f}, runs=2)) == 2
+    engine.close()
+
+
+def test_values_of_a_type_that_numpy_lacks_are_read_right():
+    engine = OnnxRuntimeEngine(passing_through(onnx.TensorProto.BFLOAT16, cast=True), threads=1)
+    x = np.array([[1.5, -2, 0.1]], ml_dtypes.bfloat16)
+    assert engine.run({"x": x, "f": np.array(2, np.float32)})["y"].tolist() == x.astype(np.float32).tolist()
+
+
+def test_outputs_of_a_type_that_numpy_lacks_belong_to_the_caller():
+    engine = OnnxRuntimeEngine(passing_through(onnx.TensorProto.BFLOAT16), threads=1)
+    first, f = np.full((64, 64), 3, ml_dtypes.bfloat16), np.array(2, np.float32)
+    found = engine.run({"x": first, "f": f})["y"]
+    engine.run({"x": first * ml_dtypes.bfloat16(2), "f": f})
+    engine.close()
+    first[:] = 0
+    assert (found == ml_dtypes.bfloat16(3)).all()
+
+
+@pytest.mark.parametrize("name", ["int4", "uint4"])
+def test_data_types_smaller_than_a_byte_are_refused_when_the_model_is_loaded(name):
+    model = parser.parse_model(
+        f'<ir_version: 10, opset_import: ["": 21]> g ({name}[2] x) => (float[2] y)'
+        "{ s = Constant<value = float {1.0}>() y = DequantizeLinear(x, s) }"
+    )
+    with pytest.raises(EngineError) as caught:
+        OnnxRuntimeEngine(model)
+    assert str(caught.value) == (
+        "ONNX Runtime takes and gives no arrays of this data type in Python\n"
+        "  where: 'x'\n"
+        f"  got: {name}\n"
+        "  expected: a type of numpy, or bfloat16, float8_e4m3fn, float8_e4m3fnuz, float8_e5m2, float8_e5m2fnuz, "
+        "float8_e8m0fnu\n"
+        "  to fix: have the model cast it"
+    )

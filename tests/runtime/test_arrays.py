@@ -1,15 +1,16 @@
 """Device arrays and those of other libraries, on the in-memory CUDA; consumers read the protocols by hand."""
 
 import gc
+from types import SimpleNamespace
 
 import ml_dtypes
 import numpy as np
 import pytest
 
 from tests.doubles.kernels import KernelEngine, MemoryKernels
-from trtsparse.errors import ConfigError, DtypeError
+from trtsparse.errors import ConfigError, DtypeError, FeedError
 from trtsparse.runtime import dlpack
-from trtsparse.runtime.arrays import DeviceArray, Foreign, foreign_array
+from trtsparse.runtime.arrays import DeviceArray, Foreign, _torch_view, array_on_host, foreign_array
 from trtsparse.runtime.memory import Pool, host_view
 from trtsparse.runtime.session import Session
 
@@ -42,7 +43,7 @@ def test_a_capsule_says_what_the_array_is(pool, cuda, dtype, shape):
     assert (tensor.address, tensor.shape, tensor.dtype) == (array.address, shape, values.dtype)
     assert tensor.device == array.__dlpack_device__() == (2, 0)
     if values.size:
-        assert tensor.strides == tuple(s // values.itemsize for s in values.strides)
+        assert tensor.strides in (None, tuple(s // values.itemsize for s in values.strides))
     del array, tensor
 
 
@@ -97,7 +98,7 @@ def test_a_copy_is_refused_and_so_is_another_device(pool, cuda):
             array.__dlpack__(**options)
     array.__dlpack__(dl_device=(2, 0), copy=False, max_version=(1, 1))
     with pytest.raises(ValueError, match="is copied"):
-        np.asarray(array, copy=False)
+        array.__array__(copy=False)
 
 
 def test_the_interface_says_what_the_array_is(pool, cuda):
@@ -217,9 +218,99 @@ def test_host_arrays_of_other_libraries_become_numpy(cuda):
     assert foreign_array([1, 2], cuda=cuda, stream=3) is None
 
 
+def test_an_array_that_cannot_be_written_to_is_seen_as_such(pool, cuda):
+    array = device_array(pool, cuda, np.ones((2, 4), np.float32))
+    for read_only in (True, False):
+        seen = foreign_array(Interface(array, data=(array.address, read_only)), cuda=cuda, stream=3)
+        assert seen.writable == (not read_only)
+
+
+def test_the_default_stream_is_named_as_dlpack_does(pool, cuda):
+    array = device_array(pool, cuda, np.ones(4, np.float32))
+    asked = []
+
+    class Exporter:
+        def __dlpack__(self, *, stream=None):
+            asked.append(stream)
+            return array.__dlpack__()
+
+        def __dlpack_device__(self):
+            return 2, 0
+
+    foreign_array(Exporter(), cuda=cuda, stream=0)
+    assert asked == [1]
+
+
+class NamesOnly:
+    """Stands for the torch module: each data type is its name; the current stream is 7."""
+
+    _C = SimpleNamespace(_cuda_getCurrentRawStream=lambda _index: 7)
+
+    def __getattr__(self, name):
+        return name
+
+
+class OnGpu:
+    """What is asked of a PyTorch tensor on a GPU."""
+
+    dtype, is_cuda, shape, layout = "float32", True, (2, 4), "strided"
+
+    def __init__(self, address, *, negated=None):
+        self.address, self.negated = address, negated
+
+    def get_device(self):
+        return 0
+
+    def is_neg(self):
+        return self.negated is not None
+
+    def resolve_neg(self):
+        return self.negated
+
+    def is_contiguous(self):
+        return True
+
+    def data_ptr(self):
+        if not self.address:
+            raise RuntimeError("Cannot access data pointer")
+        return self.address
+
+
+def test_a_tensor_whose_sign_is_yet_to_be_changed_is_read_changed_and_not_written_to(cuda):
+    view, kind = _torch_view(NamesOnly()), np.dtype(np.float32)
+    plain, changed = OnGpu(256), OnGpu(512)
+    same = {"shape": (2, 4), "dtype": kind, "device": 0, "contiguous": True, "stream": 7}
+    assert view(plain, cuda, 3) == Foreign(256, owner=plain, writable=True, **same)
+    assert view(OnGpu(256, negated=changed), cuda, 3) == Foreign(512, owner=changed, writable=False, **same)
+
+
+def test_a_tensor_without_memory_is_refused(cuda):
+    with pytest.raises(FeedError) as caught:
+        _torch_view(NamesOnly())(OnGpu(0), cuda, 3)
+    assert str(caught.value) == (
+        "a tensor has no memory that can be read\n  got: strided: Cannot access data pointer"
+    )
+
+
+def test_lazy_operations_of_pytorch_are_done_before_a_tensor_is_read_on_the_host():
+    torch = pytest.importorskip("torch")
+    values = torch.complex(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0]])).conj()
+    for tensor in (values.imag, values[:, :1].imag, values):
+        assert tensor.is_neg() or tensor.is_conj()
+        assert array_on_host(tensor).tolist() == tensor.tolist()
+    assert array_on_host(torch.ones(2, requires_grad=True)).tolist() == [1, 1]
+    plain = torch.ones(2)
+    assert array_on_host(plain).ctypes.data == plain.data_ptr()
+
+
 @pytest.mark.parametrize(
     ("options", "kind", "text"),
     [
+        (
+            {"layout": "sparse_coo"},
+            FeedError,
+            "an array is not exported by its library\n  got: Tensor: {}",
+        ),
         ({"dtype": "complex64"}, DtypeError, "numpy has no such data type\n  got: torch.complex64"),
         (
             {"device": "meta"},
@@ -227,13 +318,13 @@ def test_host_arrays_of_other_libraries_become_numpy(cuda):
             "a tensor is on a device that is no GPU\n  got: meta\n  expected: cuda or cpu",
         ),
     ],
-    ids=["type", "device"],
+    ids=["layout", "type", "device"],
 )
 def test_tensors_that_cannot_be_read_are_refused(cuda, options, kind, text):
     torch = pytest.importorskip("torch")
-    made = {name: getattr(torch, value) if name == "dtype" else value for name, value in options.items()}
+    made = {name: value if name == "device" else getattr(torch, value) for name, value in options.items()}
     with Session(KernelEngine(MemoryKernels(cuda), columns=8), cuda=cuda) as session:
         assert session.run({"x": torch.ones(4, 8)})["y"].shape == (4, 8)
         with pytest.raises(kind) as caught:
-            session.run({"x": torch.ones(4, 8, **made)})
-    assert str(caught.value) == text
+            session.run({"x": torch.zeros(4, 8, **made)})
+    assert str(caught.value) == text.format("Can't export tensors with layout other than torch.strided")

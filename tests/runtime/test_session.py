@@ -253,6 +253,34 @@ def test_asyncio_runs_requests_side_by_side(session):
     assert asyncio.run(work()) == [1, 2, 3, 4, 5, 6, 10]
 
 
+def test_a_session_that_is_closed_while_a_coroutine_is_about_to_run_says_so():
+    session = Session(MODEL, threads=1)
+
+    class Closing:
+        """A lock; who lets it go first finds the session closed."""
+
+        def __init__(self):
+            self.lock, self.is_first = threading.Lock(), True
+
+        def __enter__(self):
+            self.lock.acquire()
+
+        def __exit__(self, *_error):
+            self.lock.release()
+            if self.is_first:
+                self.is_first = False
+                session.close()
+
+    session._lock = Closing()
+    try:
+        found = asyncio.run(session.arun(feed()))
+    except EngineError as error:
+        assert "closed" in str(error)  # noqa: PT017 - both ends are right
+    else:
+        assert found["total"][0, 0] == 2
+    assert session.closed
+
+
 class OtherLibrary:
     """An array with DLPack alone."""
 
@@ -410,6 +438,9 @@ def test_host_arrays_and_memory_are_there_on_the_cpu_too(session):
         ({"contexts": 0}, "an option must be positive\n  where: contexts\n  got: 0"),
         ({"graph_limit": -1}, "an option must be positive\n  where: graph_limit\n  got: -1"),
         ({"device_limit_nbytes": 0}, "an option must be positive\n  where: device_limit_nbytes\n  got: 0"),
+        ({"contexts": "2"}, "an option must be a whole number\n  where: contexts\n  got: '2'"),
+        ({"contexts": 1.5}, "an option must be a whole number\n  where: contexts\n  got: 1.5"),
+        ({"contexts": None}, "an option must be a whole number\n  where: contexts\n  got: None"),
         ({"unfit": "cast"}, "unfit has no such value\n  where: unfit\n  got: 'cast'\n  expected: 'copy', 'refuse'"),
         (
             {"scratch": "mine"},

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +27,8 @@ _SILENT = 4
 _RECORDED = 20_000  # executions of nodes: ONNX Runtime writes about a kilobyte for each
 _FEWEST_RUNS = 10
 _WITH_BODY = ("If", "Loop", "Scan")
+_BEYOND_NUMPY = ("bfloat16", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu")
+"""Of the data types that numpy itself lacks, those that lie in memory as numpy has them; smaller ones are packed."""
 
 
 class OnnxRuntimeEngine:
@@ -40,7 +44,8 @@ class OnnxRuntimeEngine:
         ModelError: Not an ONNX model.
         ConfigError: ``threads`` is not positive.
         UnsupportedOptionError: The installed ONNX Runtime lacks a provider.
-        EngineError: ONNX Runtime does not load the model; the message is its own.
+        EngineError: ONNX Runtime does not load the model; the message is its own. Or it has an input or output of a
+            type that is not to be had in Python, such as int4.
         MissingDependencyError: ONNX Runtime is not installed.
 
     Example:
@@ -60,8 +65,7 @@ class OnnxRuntimeEngine:
         providers: Sequence[str] | None = None,
         threads: int | None = None,
     ) -> None:
-        if threads is not None and threads < 1:
-            raise ConfigError("the number of threads must be positive", where="threads", got=threads)
+        _check_threads(threads)
         opened = OnnxModel.open(model)
         _check_providers(providers or [])
         self._session: Any = open_session(opened, providers=providers, threads=threads)
@@ -71,6 +75,7 @@ class OnnxRuntimeEngine:
         self._exceptions = ort_exceptions()
         self._inputs = input_specs(opened)
         self._outputs = output_specs(opened)
+        self._by_values = _needs_values([*self._inputs, *self._outputs])
         self._output_names = [spec.name for spec in self._outputs]
         self.providers: tuple[str, ...] = tuple(self._session.get_providers())
 
@@ -104,7 +109,8 @@ class OnnxRuntimeEngine:
             raise EngineError("the engine is closed", where=self._model_name)
         names = self._output_names if outputs is None else list(outputs)
         try:
-            return dict(zip(names, session.run(names, feeds), strict=True))
+            found = self._execute(session, names, feeds)
+            return dict(zip(names, found, strict=bool(names)))  # asked for none, ONNX Runtime returns all
         except self._exceptions as error:
             raise EngineError(_FAILED, where=self._model_name, got=str(error).strip()) from error
 
@@ -132,10 +138,16 @@ class OnnxRuntimeEngine:
             session = self._open_profiling(model, Path(folder))
             with ort_errors(_FAILED, where=self._model_name):
                 for _ in range(runs):
-                    session.run(self._output_names, dict(feeds))
+                    self._execute(session, self._output_names, dict(feeds))
                 record = Path(session.end_profiling())
             with record.open("rb") as file:
                 return _node_times(json.load(file))
+
+    def _execute(self, session: Any, names: Sequence[str], feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        if self._by_values:
+            return _run_by_values(session, names, feeds)
+        found: list[np.ndarray] = session.run(names, feeds)
+        return found
 
     def _open_profiling(self, model: OnnxModel, folder: Path) -> Any:
         ort = library()
@@ -154,6 +166,11 @@ class OnnxRuntimeEngine:
         self._session = self._model = None
 
 
+def _check_threads(threads: object) -> None:
+    if threads is not None and not (isinstance(threads, Integral) and int(threads) >= 1):
+        raise ConfigError("the number of threads must be positive", where="threads", got=repr(threads))
+
+
 def _check_providers(providers: Sequence[str]) -> None:
     available = library().get_available_providers()
     for provider in providers:
@@ -165,6 +182,51 @@ def _check_providers(providers: Sequence[str]) -> None:
                 expected=", ".join(available),
                 fix="for CUDA: pip install onnxruntime-gpu" if "CUDA" in provider else None,
             )
+
+
+def _needs_values(specs: Sequence[TensorSpec]) -> bool:
+    """Whether some arrays must go through ``onnxruntime.OrtValue``, because numpy itself lacks their type.
+
+    Raises:
+        EngineError: Not even that takes the type.
+    """
+    beyond = [spec for spec in specs if spec.dtype.isbuiltin != 1]
+    for spec in beyond:
+        if spec.dtype.name not in _BEYOND_NUMPY:
+            raise EngineError(
+                "ONNX Runtime takes and gives no arrays of this data type in Python",
+                where=repr(spec.name),
+                got=str(spec.dtype),
+                expected=f"a type of numpy, or {', '.join(_BEYOND_NUMPY)}",
+                fix="have the model cast it",
+            )
+    return bool(beyond)
+
+
+def _run_by_values(session: Any, names: Sequence[str], feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    arrays = {name: np.asarray(array, order="C") for name, array in feeds.items()}  # the values point into them
+    found = session.run_with_ort_values(names, {name: _value_of(array) for name, array in arrays.items()})
+    return [_array_of(value) for value in found]
+
+
+def _value_of(array: np.ndarray) -> Any:
+    """An ``OrtValue`` over the memory of an array."""
+    kind = library().OrtValue
+    if array.dtype.isbuiltin == 1:
+        return kind.ortvalue_from_numpy(array)
+    raw = array.view(f"u{array.itemsize}")
+    return kind.ortvalue_from_numpy_with_onnx_type(raw, onnx.helper.np_dtype_to_tensor_dtype(array.dtype))
+
+
+def _array_of(value: Any) -> np.ndarray:
+    """A copy of what an ``OrtValue`` holds."""
+    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(value.element_type()))
+    if dtype.isbuiltin == 1:
+        found: np.ndarray = value.numpy()
+        return found
+    array = np.empty(value.shape(), dtype)
+    ctypes.memmove(array.ctypes.data, value.data_ptr(), array.nbytes)
+    return array
 
 
 def _node_times(events: Iterable[Mapping[str, Any]]) -> list[LayerTimes]:

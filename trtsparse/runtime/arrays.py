@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from trtsparse.cuda.base import Cuda, current
-from trtsparse.errors import ConfigError, DtypeError
+from trtsparse.errors import ConfigError, DtypeError, FeedError
 from trtsparse.runtime import dlpack
-from trtsparse.runtime.memory import Block, host_view
+from trtsparse.runtime.memory import Block
 
-__all__ = ["ALIGNMENT", "DeviceArray", "Foreign", "foreign_array", "is_fitting", "unfit_reason"]
+__all__ = ["ALIGNMENT", "DeviceArray", "Foreign", "array_on_host", "foreign_array", "is_fitting", "unfit_reason"]
 
 ALIGNMENT = 256
 _LEGACY_STREAM = 1  # how DLPack and __cuda_array_interface__ write CUDA's legacy default stream
@@ -145,6 +145,7 @@ class Foreign(NamedTuple):
         contiguous: Elements lie as in C.
         stream: The producer's stream, to be waited for; None: the array is complete.
         owner: Keeps the memory alive.
+        writable: What is written to the memory is in the producer's array.
     """
 
     address: int
@@ -154,6 +155,7 @@ class Foreign(NamedTuple):
     contiguous: bool
     stream: int | None
     owner: Any
+    writable: bool = True
 
 
 def is_fitting(array: Foreign, device: int) -> bool:
@@ -179,6 +181,11 @@ def foreign_array(value: Any, *, cuda: Cuda, stream: int) -> Foreign | np.ndarra
 
     Returns:
         A numpy array for host memory, None for something that is no array.
+
+    Raises:
+        FeedError: The array's library does not export it.
+        DtypeError: numpy has no such data type.
+        ConfigError: It is on a device that is no GPU.
     """
     kind = type(value)
     view = _views.get(kind)
@@ -219,6 +226,19 @@ def _any_array(value: Any, cuda: Cuda, stream: int) -> Foreign | np.ndarray | No
     return None
 
 
+def array_on_host(value: Any) -> np.ndarray:
+    """See an array that another library has in host memory; without copying it, but for PyTorch's lazy operations.
+
+    Raises:
+        FeedError: It is elsewhere, or its library does not export it.
+        DtypeError: numpy has no such data type.
+    """
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(value, torch.Tensor):
+        value = value.detach().resolve_conj().resolve_neg()  # memory does not show what is yet to be done
+    return dlpack.on_host(value)
+
+
 def _torch_view(torch: Any) -> View:
     """By PyTorch's own attributes, which take a fifth of the time of its protocols."""
     types = _torch_types(torch)
@@ -232,21 +252,23 @@ def _torch_view(torch: Any) -> View:
         if dtype is None:
             raise DtypeError("numpy has no such data type", got=str(tensor.dtype))
         if not tensor.is_cuda:
-            return _torch_on_host(tensor, dtype)
-        index = tensor.get_device()
-        return Foreign(
-            tensor.data_ptr(), tuple(tensor.shape), dtype, index, tensor.is_contiguous(), current(index), tensor
-        )
+            if tensor.device.type != "cpu":
+                raise ConfigError(
+                    "a tensor is on a device that is no GPU", got=str(tensor.device), expected="cuda or cpu"
+                )
+            return array_on_host(tensor)
+        index, lazy = tensor.get_device(), tensor.is_neg()
+        try:
+            if lazy:
+                tensor = tensor.resolve_neg()
+            return Foreign(
+                tensor.data_ptr(), tuple(tensor.shape), dtype, index, tensor.is_contiguous(), current(index), tensor,
+                not lazy,
+            )  # fmt: skip
+        except RuntimeError as error:
+            raise FeedError("a tensor has no memory that can be read", got=f"{tensor.layout}: {error}") from error
 
     return view
-
-
-def _torch_on_host(tensor: Any, dtype: np.dtype[Any]) -> np.ndarray:
-    if tensor.device.type != "cpu":
-        raise ConfigError("a tensor is on a device that is no GPU", got=str(tensor.device), expected="cuda or cpu")
-    flat = tensor.detach().contiguous()
-    on_host: np.ndarray = host_view(flat.data_ptr(), tuple(tensor.shape), dtype).copy()
-    return on_host
 
 
 def _torch_types(torch: Any) -> dict[Any, np.dtype[Any]]:
@@ -262,24 +284,25 @@ def _torch_types(torch: Any) -> dict[Any, np.dtype[Any]]:
 def _cuda_array(value: Any, cuda: Cuda, _stream: int) -> Foreign:
     facts = value.__cuda_array_interface__
     shape, dtype = tuple(facts["shape"]), np.dtype(facts["typestr"])
-    address = int(facts["data"][0])
+    address, read_only = facts["data"]
+    address = int(address)
     strides = facts.get("strides")
     # before version 3 the interface had no stream: whatever the default stream holds is waited for
     stream = facts.get("stream") if facts.get("version", 0) >= 3 else _LEGACY_STREAM
     device = cuda.device_of(address) if address else cuda.device
     contiguous = strides is None or _is_contiguous(shape, tuple(s // dtype.itemsize for s in strides))
-    return Foreign(address, shape, dtype, cuda.device if device is None else device, contiguous, stream, value)
+    device = cuda.device if device is None else device
+    return Foreign(address, shape, dtype, device, contiguous, stream, value, not read_only)
 
 
 def _dlpack_array(value: Any, stream: int) -> Foreign | np.ndarray:
-    device_type, _ = value.__dlpack_device__()
-    if device_type not in (dlpack.CUDA, dlpack.CUDA_MANAGED):
-        on_host: np.ndarray = np.from_dlpack(value)
-        return on_host
-    tensor = dlpack.read_capsule(value.__dlpack__(stream=stream))
+    if dlpack.device_of(value)[0] not in (dlpack.CUDA, dlpack.CUDA_MANAGED):
+        return array_on_host(value)
+    tensor = dlpack.export(value, stream=stream or _LEGACY_STREAM)
     contiguous = tensor.strides is None or _is_contiguous(tensor.shape, tensor.strides)
+    owner = (tensor.owner, value)
     return Foreign(
-        tensor.address, tensor.shape, tensor.dtype, tensor.device[1], contiguous, None, (tensor.owner, value)
+        tensor.address, tensor.shape, tensor.dtype, tensor.device[1], contiguous, None, owner, tensor.writable
     )
 
 

@@ -13,7 +13,8 @@ import numpy as np
 
 from trtsparse.cuda.base import Cuda, current
 from trtsparse.engines.device import DeviceEngine
-from trtsparse.errors import ConfigError, DeviceError, FeedError, UnsupportedOptionError
+from trtsparse.errors import ConfigError, CudaError, DeviceError, FeedError, UnsupportedOptionError
+from trtsparse.precision.specs import check_named
 from trtsparse.runtime.arrays import Foreign, foreign_array, is_fitting
 from trtsparse.runtime.feeds import FeedReader
 from trtsparse.runtime.lane import NO_COPIES, Copy, Lane, Resources, SharedScratch, attempt
@@ -173,13 +174,15 @@ class DeviceRunner:
         self, feeds: Mapping[str, Any], outputs: Any, into: Any, *, on_device: bool, stream: int | None
     ) -> tuple[Lane, Outputs | Filled]:
         """Check, borrow a lane, enqueue everything on it."""
+        if into is not None:
+            check_named(into, self._engine.outputs)
         names = outputs if into is None else into
         if names is not None and not self._names.issuperset(names):
             check_names(tuple(names), self._engine.outputs)
         arrays, key, profiles = self._read(feeds)
         lane = self._lanes.acquire(profiles)
+        at = lane.stream if stream is None else stream
         try:
-            at = lane.stream if stream is None else stream
             lane.begin(at)
             shapes = lane.layout(key, arrays)
             pending: Outputs | Filled | None = None
@@ -193,15 +196,21 @@ class DeviceRunner:
                 self._enqueue(lane, key, arrays, planned, at)
             if stream is not None:
                 lane.finish_later(stream)
-        except (FeedError, ConfigError):
-            self._lanes.release(lane)  # refused before anything was enqueued
-            raise
-        except BaseException:
-            if stream is not None:
-                attempt(partial(self._cuda.synchronize, stream))  # what was enqueued there uses the lane's buffers
-            self._lanes.discard(lane)
+        except BaseException as error:
+            self._take_back(lane, at, error)
             raise
         return lane, pending
+
+    def _take_back(self, lane: Lane, stream: int, error: BaseException) -> None:
+        """A request was refused, or failed, after some of it may have been enqueued on a stream."""
+        if isinstance(error, (FeedError, ConfigError)):
+            with contextlib.suppress(CudaError):
+                lane.finish_later(stream)  # the next one must not write where copies of this one still go
+                self._lanes.release(lane)
+                return
+        if stream != lane.stream:
+            attempt(partial(self._cuda.synchronize, stream))  # what was enqueued there uses the lane's buffers
+        self._lanes.discard(lane)
 
     def _replay(
         self, lane: Lane, key: Any, arrays: list[Any], shapes: tuple[Any, ...], into: Mapping[str, Any], stream: int
@@ -218,8 +227,8 @@ class DeviceRunner:
             target = into.get(spec.name)
             if target is None or type(target) is np.ndarray:
                 return None
-            array = foreign_array(target, cuda=self._cuda, stream=lane.stream)
-            if array is None or array.dtype != spec.dtype or array.shape != shape:
+            array = foreign_array(target, cuda=self._cuda, stream=stream)
+            if type(array) is not Foreign or array.dtype != spec.dtype or array.shape != shape or not array.writable:
                 return None
             seen.append(array)
         for array in seen:

@@ -11,7 +11,7 @@ import numpy as np
 from trtsparse.cuda.base import Cuda
 from trtsparse.engines.device import DeviceEngine, ProfileShapes
 from trtsparse.errors import FeedError, ShapeError
-from trtsparse.precision.specs import FeedChecker
+from trtsparse.precision.specs import FeedChecker, check_named
 from trtsparse.runtime.arrays import Foreign, foreign_array
 
 __all__ = ["FeedReader", "Key", "best_profiles"]
@@ -33,6 +33,7 @@ class FeedReader:
     def __init__(self, engine: DeviceEngine, cuda: Cuda, *, intake: int) -> None:
         self._cuda = cuda
         self._intake = intake
+        self._inputs = engine.inputs
         self._expected = tuple((spec.name, spec.dtype) for spec in engine.inputs)
         self._check = FeedChecker(engine.inputs)
         self._profiles = engine.profiles
@@ -52,6 +53,7 @@ class FeedReader:
             DtypeError: A value is not an array, or of another type.
             ShapeError: Another rank or size, or no profile admits it.
         """
+        check_named(feeds, self._inputs)
         arrays = []
         for name, dtype in self._expected:
             value = feeds.get(name)
@@ -99,8 +101,9 @@ class FeedReader:
             array = seen.get(name, value)
             if not isinstance(array, (np.ndarray, Foreign)) and hasattr(array, "shape"):
                 array = foreign_array(array, cuda=self._cuda, stream=self._intake)
-            is_seen = isinstance(array, (np.ndarray, Foreign))
-            shown[name] = np.broadcast_to(np.empty((), array.dtype), array.shape) if is_seen else value
+            if isinstance(array, Foreign):
+                array = np.broadcast_to(np.empty((), array.dtype), array.shape)
+            shown[name] = array if isinstance(array, np.ndarray) else value
         self._check(shown)
 
     def _admit(self, arrays: list[Any], key: Key) -> tuple[int, ...]:

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from trtsparse.engines.base import Engine
-from trtsparse.errors import ConfigError, DtypeError, EngineError, ShapeError
-from trtsparse.precision.specs import FeedChecker
+from trtsparse.errors import ConfigError, DtypeError, EngineError, FeedError, ShapeError
+from trtsparse.precision.specs import FeedChecker, check_named
+from trtsparse.runtime.arrays import array_on_host
 from trtsparse.runtime.memory import PoolStats
 from trtsparse.runtime.requests import Request
 from trtsparse.runtime.results import check_names
@@ -75,6 +76,9 @@ class HostRunner:
                 got=self._engine.description,
                 fix="leave stream and to='device' out, or open a plan on a GPU",
             )
+        check_named(feeds, self._engine.inputs)
+        if into is not None:
+            check_named(into, self._engine.outputs)
         feeds = _as_numpy(feeds)
         self._check(feeds)
         names = outputs if into is None else into
@@ -134,16 +138,16 @@ def _as_numpy(feeds: Mapping[str, Any]) -> Mapping[str, Any]:
             break
     else:
         return feeds
-    return {name: _seen_as_numpy(value) for name, value in feeds.items()}
+    return {name: _seen_as_numpy(name, value) for name, value in feeds.items()}
 
 
-def _seen_as_numpy(value: Any) -> Any:
+def _seen_as_numpy(name: str, value: Any) -> Any:
     if isinstance(value, np.ndarray) or not hasattr(value, "__dlpack__") or not hasattr(value, "__dlpack_device__"):
         return value
     try:
-        return np.from_dlpack(value)
-    except (BufferError, RuntimeError, TypeError):  # on a GPU, or of a type that numpy lacks: refused by the checks
-        return value
+        return array_on_host(value)
+    except FeedError as error:
+        raise type(error)(error.what, where=f"input {name!r}", got=error.got, fix=error.fix) from error
 
 
 def _fill(name: str, target: Any, result: np.ndarray) -> None:

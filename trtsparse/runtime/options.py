@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Literal, get_args
 
 from trtsparse.errors import ConfigError
@@ -32,7 +33,7 @@ class SessionOptions:
         pinned_limit_nbytes: The same for page-locked host memory.
 
     Raises:
-        ConfigError: A value is out of range.
+        ConfigError: A value is out of range, or no number.
 
     Example:
         >>> SessionOptions(contexts=4, scratch="shared").unfit
@@ -51,7 +52,11 @@ class SessionOptions:
     def __post_init__(self) -> None:
         for name in ("contexts", "graph_limit", "weights_nbytes", "device_limit_nbytes", "pinned_limit_nbytes"):
             value = getattr(self, name)
-            if value is not None and value < 1:
+            if value is None and name not in ("contexts", "graph_limit"):
+                continue
+            if not isinstance(value, Integral):
+                raise ConfigError("an option must be a whole number", where=name, got=repr(value))
+            if value < 1:
                 raise ConfigError("an option must be positive", where=name, got=value)
         for name, choices in (("unfit", get_args(OnUnfit)), ("scratch", get_args(Scratch))):
             if getattr(self, name) not in choices:

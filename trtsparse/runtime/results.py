@@ -128,14 +128,14 @@ class Outputs:
 
     def _fill(self, index: int, name: str, shape: Shape, target: Any) -> None:
         """Into an array of the caller; the usual one, on the GPU and fitting, is dealt with here."""
-        lane, stream = self._lane, self._stream
-        cuda = lane.resources.cuda
-        seen: Any = target if isinstance(target, np.ndarray) else foreign_array(target, cuda=cuda, stream=lane.stream)
+        lane, cuda = self._lane, self._lane.resources.cuda
+        stream = lane.stream if self._stream is None else self._stream
+        seen: Any = target if isinstance(target, np.ndarray) else foreign_array(target, cuda=cuda, stream=stream)
         if seen is None or seen.dtype != lane.outputs[index].dtype or seen.shape != shape:
             raise self._cannot_fill(index, name, shape, target, seen)
         if type(seen) is Foreign:
-            if stream is None:
-                stream = lane.stream
+            if not seen.writable:
+                raise _not_writable(name, target)
             if seen.stream is not None and seen.stream != stream:
                 lane.after(seen.stream, stream)
             lane.held[id(seen.owner)] = seen.owner
@@ -171,7 +171,7 @@ class Outputs:
 
     def _fill_on_host(self, index: int, name: str, shape: Shape, seen: np.ndarray, target: Any) -> None:
         if seen is not target or not seen.flags.writeable:
-            raise ConfigError("the array cannot be written to", where=f"output {name!r}", got=type(target).__name__)
+            raise _not_writable(name, target)
         pinned = pinned_address(seen)
         if pinned is None:
             if self._stream is not None:
@@ -238,6 +238,10 @@ class Filled:
     def finish(self, _stream: int) -> dict[str, Any]:
         """What the caller gets."""
         return dict(self._into)
+
+
+def _not_writable(name: str, target: Any) -> ConfigError:
+    return ConfigError("the array cannot be written to", where=f"output {name!r}", got=type(target).__name__)
 
 
 def check_names(names: Sequence[str], known: Sequence[TensorSpec]) -> None:

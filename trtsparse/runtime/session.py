@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from trtsparse.builder.engine import BuiltEngine
 from trtsparse.cuda.driver import count_gpus
 from trtsparse.engines import Engine, TensorSpec, cusparselt_lacks, engine_from, needs_gpu, plan_header
 from trtsparse.engines.device import DeviceEngine
@@ -34,6 +35,9 @@ __all__ = ["Session"]
 Place = Literal["host", "device"]
 _owners: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 _owners_lock = threading.Lock()
+_open: weakref.WeakSet[Session] = weakref.WeakSet()
+_inherited: list[object] = []
+"""What a forked process has of its parent's sessions: freeing it would wait for threads that are not there."""
 
 
 class Session:
@@ -44,9 +48,12 @@ class Session:
     the GPU those are used in place when they are contiguous, on the session's GPU and at a multiple of 256 bytes.
     What the producer of an array has enqueued on its stream is waited for, on the GPU.
 
+    A session is used in the process that opened it: neither CUDA nor the threads of ONNX Runtime are there after a
+    fork, so the child opens one of its own.
+
     Args:
-        source: An ONNX model: a path (needed for external data), bytes, a ModelProto or an OnnxModel; a plan: a path
-            or bytes; or an engine. Several sessions may share one engine: the last one closed closes it.
+        source: An ONNX model: a path (needed for external data), bytes, a ModelProto or an OnnxModel; a plan: a path,
+            bytes or what `build` returned; or an engine. Several sessions may share one: the last one closes it.
         engine: "auto", "onnxruntime", "tensorrt" or "cusparselt"; see `trtsparse.engines.engine_from`.
         threads: Of the CPU within one operator; by default as many as there are cores.
         device: The GPU's number, by default 0; where there is one.
@@ -66,6 +73,7 @@ class Session:
     """
 
     _runner: DeviceRunner | HostRunner | None = None
+    _is_inherited = False
 
     def __init__(
         self,
@@ -77,6 +85,15 @@ class Session:
         cuda: str | Cuda = "auto",
         options: SessionOptions | None = None,
     ) -> None:
+        if options is not None and not isinstance(options, SessionOptions):
+            raise ConfigError(
+                "not options of a session",
+                where="options",
+                got=type(options).__name__,
+                expected="SessionOptions(...)",
+            )
+        if isinstance(source, BuiltEngine):
+            source = source.plan
         self._options = options or SessionOptions()
         self._lock = threading.Lock()
         self._tasks: ThreadPoolExecutor | None = None
@@ -99,6 +116,7 @@ class Session:
         self._inputs: tuple[TensorSpec, ...] = loaded.inputs
         self._outputs: tuple[TensorSpec, ...] = loaded.outputs
         self._description = loaded.description
+        _open.add(self)
 
     def _open_on_gpu(
         self, source: Any, engine: str, *, threads: int | None, device: int | None, cuda: str | Cuda
@@ -198,11 +216,7 @@ class Session:
             EngineError: The session is closed, or the library reports a failure.
             CudaError: A CUDA call failed.
         """
-        on_device = to == "device" or (to is None and stream is not None)
-        if to not in (None, "host", "device") or (stream is not None and not on_device):
-            raise ConfigError(
-                "outputs cannot go there", where="to", got=repr(to), expected="'device' with stream, else also 'host'"
-            )
+        on_device = _goes_to_device(to, stream)
         runner = self._runner
         if runner is None:
             runner = self._alive()
@@ -240,14 +254,19 @@ class Session:
 
         Args:
             feeds: As in `run`.
-            outputs: As in `run`.
+            outputs: As in `run`; not beside ``into``.
             into: As the outputs of `run_into`, filled when the result is there.
             to: As in `run`.
 
         Raises:
             TrtSparseError: As in `run`, for what is known at once; the rest comes with the result.
         """
-        made = self._alive().submit(feeds, outputs=outputs, into=into, on_device=to == "device")
+        on_device = _goes_to_device(to, None)
+        if into is not None and outputs is not None:
+            raise ConfigError(
+                "the arrays to fill name the outputs", where="outputs", got=outputs, fix="leave outputs out"
+            )
+        made = self._alive().submit(feeds, outputs=outputs, into=into, on_device=on_device)
         return made if isinstance(made, Request) else Request(made.result, made.done)
 
     async def arun(
@@ -263,13 +282,13 @@ class Session:
         Raises:
             TrtSparseError: As in `run`.
         """
+        loop = asyncio.get_running_loop()
         with self._lock:
             self._alive()
             if self._tasks is None:
                 self._tasks = ThreadPoolExecutor(self._options.contexts, thread_name_prefix="trtsparse-async")
-            tasks = self._tasks
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(tasks, lambda: self.run(feeds, outputs=outputs, to=to))
+            made = loop.run_in_executor(self._tasks, lambda: self.run(feeds, outputs=outputs, to=to))
+        return await made
 
     def host_array(self, shape: Sequence[int], dtype: Any) -> np.ndarray:
         """A numpy array that the GPU reads and writes without a copy in between; on the CPU an ordinary one.
@@ -303,9 +322,22 @@ class Session:
 
     def _alive(self) -> DeviceRunner | HostRunner:
         runner = self._runner
+        if runner is None and self._is_inherited:
+            raise EngineError(
+                "the session was opened before this process was forked",
+                where=self._description,
+                fix="open a session in the child",
+            )
         if runner is None:
             raise EngineError("the session is closed", where=self._description, fix="open another one")
         return runner
+
+    def _leave(self) -> None:
+        """The process was forked: what the session holds is the parent's, and a thread might have held the lock."""
+        _inherited.append((self._runner, self._engine, self._tasks))
+        self._is_inherited |= self._runner is not None
+        self._runner = self._tasks = None
+        self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
         return self
@@ -324,6 +356,29 @@ class Session:
 
     def __repr__(self) -> str:
         return f"<Session of {self._description}{', closed' if self.closed else ''}>"
+
+
+def _leave_all() -> None:
+    for session in list(_open):
+        session._leave()  # noqa: SLF001 - of this module
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_all)
+
+
+def _goes_to_device(to: object, stream: object) -> bool:
+    """Whether outputs stay on the GPU.
+
+    Raises:
+        ConfigError: There is no such place, or it is the host and the stream is the application's.
+    """
+    on_device = to == "device" or (to is None and stream is not None)
+    if to not in (None, "host", "device") or (stream is not None and not on_device):
+        raise ConfigError(
+            "outputs cannot go there", where="to", got=repr(to), expected="'device' with stream, else also 'host'"
+        )
+    return on_device
 
 
 def _own(engine: Any) -> None:
