@@ -1,5 +1,6 @@
 """Values computed in 16 bits, and those made from integers, which are not."""
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -57,6 +58,63 @@ def test_angles_of_positions_are_exact():
     source = typed(model(nodes, constants, inputs={"x": [1, 2048]}), x=INT64)
     found, right = in_bf16(source, x=np.arange(2048)[None])
     np.testing.assert_allclose(found["y"].numpy(), right["y"], atol=1e-6)
+
+
+@pytest.mark.parametrize("form", ["matmul", "cast again"])
+def test_angles_as_exporters_write_them_are_exact(form):
+    inverse = (1 / 10000 ** (np.arange(0, 64, 2) / 64)).astype(np.float32)
+    nodes = [NODE("Unsqueeze", ["x", "axis"], ["u"]), NODE("Cast", ["u"], ["p"], to=FLOAT)]
+    if form == "matmul":  # (1, 32, 1) @ (1, 1, 2048)
+        constants = [tensor("inverse", inverse[None, :, None]), tensor("axis", np.array([1]))]
+        nodes += [NODE("MatMul", ["inverse", "p"], ["m"]), NODE("Transpose", ["m"], ["a"], perm=[0, 2, 1])]
+    else:
+        constants = [tensor("inverse", inverse), tensor("axis", np.array([-1]))]
+        nodes += [NODE("Cast", ["p"], ["q"], to=FLOAT), NODE("Mul", ["q", "inverse"], ["a"])]
+    nodes.append(NODE("Cos", ["a"], ["y"]))
+    found, right = in_bf16(typed(model(nodes, constants, inputs={"x": [1, 2048]}), x=INT64), x=np.arange(2048)[None])
+    np.testing.assert_allclose(found["y"].numpy(), right["y"], atol=1e-6)
+
+
+def test_a_count_of_a_mask_is_exact():
+    nodes = [NODE("Cast", ["x"], ["f"], to=FLOAT), NODE("ReduceSum", ["f", "axis"], ["y"], keepdims=0)]
+    source = typed(model(nodes, [tensor("axis", np.array([1]))], inputs={"x": [1, 1000]}), x=INT64)
+    found, _ = in_bf16(source, x=(np.arange(1000) < 777).astype(np.int64)[None])
+    assert found["y"].tolist() == [777]
+
+
+def test_a_mask_that_is_fed_hides_a_whole_row_without_nan():
+    nodes = [NODE("Add", ["x", "mask"], ["s"]), NODE("Softmax", ["s"], ["y"])]
+    mask = np.where([[1, 1, 0, 0], [0, 0, 0, 0]], 0, LOWEST).astype(np.float32)
+    x = random(2, 4)
+    found, right = in_bf16(model(nodes, [], inputs={"x": [2, 4], "mask": [2, 4]}), x=x, mask=mask)
+    np.testing.assert_allclose(found["y"].float().numpy(), right["y"], atol=0.01)
+
+
+def test_sizes_of_16_bits_are_traced_as_they_are_computed():
+    bf16 = onnx.TensorProto.BFLOAT16
+    nodes = [
+        NODE("Shape", ["x"], ["shape"]), NODE("Gather", ["shape", "first"], ["n"]),
+        NODE("Cast", ["n"], ["h"], to=bf16), NODE("Cast", ["flags"], ["b"], to=onnx.TensorProto.BOOL),
+        NODE("Where", ["b", "h", "other"], ["w"]), NODE("Cast", ["w"], ["y"], to=FLOAT),
+    ]  # fmt: skip
+    other = tensor("other", np.array(1.5, ml_dtypes.bfloat16))
+    source = typed(
+        model(nodes, [tensor("first", np.array(0)), other], inputs={"x": [5, 2], "flags": [3]}), flags=INT64
+    )
+    graph = fuse(read_graph(OnnxModel.open(source)))
+    program = Program(graph, device="cpu", floating=torch.bfloat16, linear=plain)
+    inputs, outputs = [torch.zeros(5, 2), torch.tensor([0, 1, 0])], [torch.empty(3)]
+    assert program(inputs)[0].tolist() == [1.5, 5, 1.5]
+    program.trace(inputs, outputs)(*inputs, *outputs)
+    assert outputs[0].tolist() == [1.5, 5, 1.5]
+
+
+@pytest.mark.parametrize("floating", [None, torch.bfloat16])
+def test_a_constant_is_on_the_device_once(floating):
+    source = model([NODE("Mul", ["x", "c"], ["y"])], [tensor("c", random(4))], inputs={"x": [2, 4]})
+    program = Program(fuse(read_graph(OnnxModel.open(source))), device="cpu", floating=floating, linear=plain)
+    program([torch.zeros(2, 4)])
+    assert len(program._constants) == 1
 
 
 def test_integers_are_compared_as_they_are():
@@ -128,6 +186,7 @@ def test_finite_numbers_stay_finite():
     right = torch.tensor([1, -most, most, float("inf"), -float("inf"), float("nan")]).bfloat16()
     torch.testing.assert_close(to_tensor(values, floating=torch.bfloat16), right, equal_nan=True)
     assert to_tensor(values).dtype == torch.float32
-    made = lowered(torch.from_numpy(values[:3]), torch.bfloat16)
-    torch.testing.assert_close(made, right[:3])
+    made = lowered(torch.from_numpy(values), torch.bfloat16)
+    torch.testing.assert_close(made[:3], right[:3])
+    torch.testing.assert_close(made[3:], torch.tensor([most, -most, float("nan")]).bfloat16(), equal_nan=True)
     assert lowered(torch.ones(2), None).dtype == torch.float32

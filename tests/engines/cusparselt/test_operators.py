@@ -1,5 +1,8 @@
 """Each operator by itself, against ONNX Runtime."""
 
+import gc
+import weakref
+
 import ml_dtypes
 import numpy as np
 import onnx
@@ -9,6 +12,7 @@ from onnx import helper
 from tests.engines.cusparselt.programs import check, execute, needs_new_onnx_runtime
 from tests.helpers import model, random, tensor
 from trtsparse.engines.cusparselt.graph import read_graph
+from trtsparse.engines.cusparselt.operators import Picker
 from trtsparse.engines.cusparselt.patterns import fuse
 from trtsparse.engines.cusparselt.program import check_operators
 from trtsparse.engines.onnxruntime import OnnxRuntimeEngine
@@ -16,7 +20,7 @@ from trtsparse.errors import EngineError, ModelError
 from trtsparse.files.model import OnnxModel
 from trtsparse.precision.feeds import random_feeds
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 
 
 def node_model(op, shapes, *, constants=(), opset=17, outputs=1, **attributes):
@@ -267,3 +271,17 @@ def test_what_depends_on_shapes_is_refused_when_it_is_executed(source, got):
         execute(source, random_feeds(source)[0])
     node = source.graph.node[0]
     assert str(caught.value) == (f"a step failed\n  where: ModelProto: node 'it' ({node.op_type})\n  got: {got}")
+
+
+def test_places_stay_on_the_device_as_long_as_the_step():
+    """Graphs that were captured read them, and run no Python that would make them again."""
+    pick, x = Picker(), torch.arange(6.0)
+    assert pick(x, 0, [4, 1]).tolist() == [4, 1]
+    first = weakref.ref(next(iter(pick._places.values())))
+    for n in range(2000):
+        pick(x, 0, [n % 6] * (n // 6 + 1))
+    gc.collect()
+    assert first() is not None
+    del pick
+    gc.collect()
+    assert first() is None

@@ -37,6 +37,18 @@ def test_sizes_may_be_given_in_place_of_scales(mode, size, wanted):
     check(node_model("Resize", [(1, 2, size, 5)], constants=[None, None, sizes], mode=mode))
 
 
+@pytest.mark.parametrize("scale", [0.7, 0.9, 1.4, 2.6])
+def test_sizes_are_rounded_as_onnx_runtime_rounds_them(scale):
+    """In float32: 10 times 0.7 is 7 there."""
+    scales = np.float32([1, 1, scale, scale])
+    check(node_model("Resize", [(1, 2, 10, 10)], constants=[None, scales], mode="linear"))
+
+
+def test_an_axis_of_one_pixel_may_stay_so():
+    options = {"coordinate_transformation_mode": "pytorch_half_pixel", "mode": "linear"}
+    check(node_model("Resize", [(1, 2, 1, 8)], constants=[None, np.float32([1, 1, 1, 2])], **options))
+
+
 @pytest.mark.parametrize("mode", ["nearest", "linear"])
 def test_sizes_of_some_axes_leave_the_others(mode):
     sizes = np.array([7, 9], np.int64)

@@ -7,6 +7,7 @@ So where values are lowered, one that is float32 on the device was made from int
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -15,7 +16,10 @@ from trtsparse.precision.typed import EXACT
 
 __all__ = ["keeps_exact", "lowered"]
 
-_COMPARISONS = {"Equal", "Less", "Greater", "LessOrEqual", "GreaterOrEqual"}
+_MORE = {
+    "Abs", "Cast", "Exp", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Log", "MatMul", "Mean", "ReduceMax",
+    "ReduceMean", "ReduceMin", "ReduceSum", "Sign", "Sum",
+}  # fmt: skip
 
 
 def keeps_exact(op: str, computed: Iterable[Tensor]) -> bool:
@@ -25,7 +29,7 @@ def keeps_exact(op: str, computed: Iterable[Tensor]) -> bool:
         op: The operator.
         computed: What it reads that are no constants: tensors, or numpy arrays.
     """
-    if op not in EXACT and op not in _COMPARISONS:
+    if op not in EXACT and op not in _MORE:
         return False
     kinds = [str(value.dtype).removeprefix("torch.") for value in computed]
     floats = [kind for kind in kinds if "float" in kind]
@@ -33,13 +37,13 @@ def keeps_exact(op: str, computed: Iterable[Tensor]) -> bool:
 
 
 def lowered(value: Tensor, floating: Any) -> Tensor:
-    """A float32 tensor that was made from integers in another type; a tensor of another type as it is.
+    """A float32 tensor in another type; a tensor of another type as it is.
 
-    It stays finite: what stands for minus infinity in a mask may be all that there is in a row.
+    What is too large becomes the largest number, and so does infinity: in a mask it may be all that a row has.
     """
     import torch
 
     if floating is None or value.dtype != torch.float32:
         return value
     most = torch.finfo(floating).max
-    return value.clamp(-most, most).to(floating)
+    return value.to(floating).nan_to_num(nan=math.nan, posinf=most, neginf=-most)

@@ -7,7 +7,6 @@ them waits for nothing, and the same shapes always give the same values.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,13 +18,13 @@ from trtsparse.engines.cusparselt.graph import Node
 __all__ = [
     "FAILURES",
     "OPERATORS",
+    "Picker",
     "Step",
     "Tensor",
     "axes_of",
     "is_known",
     "numbers",
     "operator",
-    "picked",
     "to_tensor",
 ]
 
@@ -63,15 +62,22 @@ def axes_of(node: Node, given: Tensor | None) -> list[int] | None:
     return node.attributes.get("axes") if given is None else numbers(given)
 
 
-def picked(x: Tensor, axis: int, places: Sequence[int]) -> Tensor:
-    """Some of the values along an axis, in an order that no data decide."""
-    return x.index_select(axis, _places(tuple(places), x.device))
+class Picker:
+    """Takes values by their places along an axis, which no data decide.
 
+    The places are on the device from when a shape is first executed, as nothing can be moved there while a graph is
+    captured, and stay as long as the step: such graphs read them.
+    """
 
-@functools.lru_cache(maxsize=1024)
-def _places(places: tuple[int, ...], device: Any) -> Tensor:
-    """On the device from when a shape is first executed: nothing can be moved there while a graph is captured."""
-    return _torch().tensor(places, dtype=_torch().int64, device=device)
+    def __init__(self) -> None:
+        self._places: dict[tuple[tuple[int, ...], Any], Tensor] = {}
+
+    def __call__(self, x: Tensor, axis: int, places: Sequence[int]) -> Tensor:
+        """The values at some places."""
+        key = (tuple(places), x.device)
+        if key not in self._places:
+            self._places[key] = _torch().tensor(key[0], dtype=_torch().int64, device=x.device)
+        return x.index_select(axis, self._places[key])
 
 
 def is_known(array: np.ndarray) -> bool:
@@ -229,7 +235,9 @@ def _cast(node: Node) -> Step:
     kind = kinds[to]
 
     def step(x: Tensor, *, floating: Any = None) -> Tensor:
-        return x.to(kind or (floating if x.is_floating_point() else None) or torch.float32)
+        # where others are lowered, what is float32 was made from integers, see `lowering`
+        lower = floating is not None and x.is_floating_point() and x.dtype != torch.float32
+        return x.to(kind or (floating if lower else torch.float32))
 
     return step
 

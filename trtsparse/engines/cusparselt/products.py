@@ -80,16 +80,16 @@ class Products:
         That is not in ``chosen``: an engine that is loaded from the saved form asks again.
         """
         compliant = compliant and self._use_sparse
-        asked = question(gemm, compliant=compliant)
-        if asked in self._not_tuned:
+        if gemm.key in self._not_tuned:
             return None
         try:
-            kernel = self.chosen[asked] = self._choose(gemm, compliant)
+            kernel = self._choose(gemm, compliant)
         except NotTuned as failed:
-            self._not_tuned.add(asked)
+            self._not_tuned.add(gemm.key)
             text = f"the product {gemm.key} could not be tuned, and PyTorch's own kernel may compute it: {failed}"
             warnings.warn(text, RuntimeWarning, stacklevel=2)
             return None
+        self.chosen[question(gemm, compliant=compliant)] = kernel
         return kernel
 
     def pass_ms(self, name: str, work: Callable[[], Any]) -> float:

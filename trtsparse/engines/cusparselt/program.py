@@ -195,6 +195,7 @@ class Program:
         return make(node, weight if node.attributes["transposed"] else weight.T, bias)
 
     def _constant(self, name: str, *, host: bool, exact: bool) -> Tensor:
+        exact = exact or self.floating is None
         found = self._constants.get((name, host, exact))
         if found is None:
             array = self.graph.constants[name]
@@ -208,9 +209,7 @@ class Program:
         return found
 
     def _on_device(self, value: Tensor) -> Tensor:
-        if self.floating is not None and value.dtype == self._torch.float32:
-            value = value.to(self.floating)
-        return value.to(self.device)
+        return lowered(value, self.floating).to(self.device)
 
     def __call__(
         self, inputs: Sequence[Tensor], *, watch: Callable[[str, Callable[[], Any]], Any] | None = None
@@ -335,4 +334,10 @@ def _channels_last(value: Tensor) -> Tensor:
 
 
 def _numpy(value: Tensor) -> np.ndarray:
-    return value.float().numpy() if str(value.dtype) == "torch.bfloat16" else value.numpy()  # type: ignore[no-any-return]
+    """In the type that it has."""
+    import ml_dtypes
+    import torch
+
+    if value.dtype == torch.bfloat16:
+        return value.view(torch.int16).numpy().view(ml_dtypes.bfloat16)  # type: ignore[no-any-return]
+    return value.numpy()  # type: ignore[no-any-return]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from trtsparse.engines.cusparselt.graph import Node
-from trtsparse.engines.cusparselt.operators import Step, Tensor, numbers, operator, picked
+from trtsparse.engines.cusparselt.operators import Picker, Step, Tensor, numbers, operator
 
 __all__: list[str] = []
 
@@ -24,7 +24,7 @@ _NEAREST = ("asymmetric", *_LINEAR)
 
 @operator("Resize")
 def _resize(node: Node) -> Step:
-    given = node.attributes
+    given, pick = node.attributes, Picker()
     mode, place = given.get("mode", "nearest"), given.get("coordinate_transformation_mode", "half_pixel")
     rounding = given.get("nearest_mode", "round_prefer_floor")
     shifted = place in ("half_pixel", "pytorch_half_pixel")
@@ -44,20 +44,20 @@ def _resize(node: Node) -> Step:
         if mode == "linear":
             return _interpolated(x, after, factors if sizes is None else None, place)
         if as_pytorch and _is_repeated(before, after, factors, shifted=shifted):
-            return _functional().interpolate(x, after[2:], mode="nearest")
+            return _torch().nn.functional.interpolate(x, after[2:], mode="nearest")
         for axis in range(x.dim()):
             if before[axis] != after[axis] or factors[axis] != 1:
                 at = _ROUNDINGS[rounding](_origins(before[axis], after[axis], factors[axis], place))
-                x = picked(x, axis, at.clip(0, before[axis] - 1).astype(int).tolist())
+                x = pick(x, axis, at.clip(0, before[axis] - 1).astype(int).tolist())
         return x
 
     return step
 
 
-def _functional() -> Any:
+def _torch() -> Any:
     import torch
 
-    return torch.nn.functional
+    return torch
 
 
 def _target(
@@ -79,12 +79,14 @@ def _interpolated(x: Tensor, after: list[int], factors: list[float] | None, plac
     rank = x.dim() - 2
     if rank not in (1, 2, 3) or after[:2] != list(x.shape[:2]):
         raise NotImplementedError(f"mode 'linear' from {list(x.shape)} to {after}")
-    if place == "pytorch_half_pixel" and 1 in after[2:]:
+    if place == "pytorch_half_pixel" and any(new == 1 != old for old, new in zip(x.shape, after, strict=True)):
         raise NotImplementedError("coordinates 'pytorch_half_pixel' to one pixel")
-    options: dict[str, Any] = {"mode": ("linear", "bilinear", "trilinear")[rank - 1]}
-    if factors is None or place == "align_corners":
-        return _functional().interpolate(x, after[2:], align_corners=place == "align_corners", **options)
-    return _functional().interpolate(x, scale_factor=factors[2:], recompute_scale_factor=False, **options)
+    to_corners = place == "align_corners"
+    given = [None] * rank if factors is None or to_corners else factors[2:]
+    # PyTorch's function takes the sizes or the factors, and rounds otherwise
+    aten = _torch().ops.aten
+    resize = (aten.upsample_linear1d, aten.upsample_bilinear2d, aten.upsample_trilinear3d)[rank - 1]
+    return resize(x, after[2:], to_corners, *given)
 
 
 def _is_repeated(before: list[int], after: list[int], factors: list[float], *, shifted: bool) -> bool:

@@ -7,13 +7,13 @@ from typing import Any
 
 from trtsparse.engines.cusparselt.graph import Node
 from trtsparse.engines.cusparselt.operators import (
+    Picker,
     Step,
     Tensor,
     axes_of,
     is_known,
     numbers,
     operator,
-    picked,
     to_tensor,
 )
 
@@ -114,7 +114,7 @@ def _split(node: Node) -> Step:
 
 @operator("Slice")
 def _slice(node: Node) -> Step:
-    given = node.attributes
+    given, pick = node.attributes, Picker()
 
     def step(x: Tensor, *bounds: Tensor | None) -> Tensor:
         read = dict(zip(("starts", "ends", "axes", "steps"), bounds, strict=False))
@@ -125,17 +125,17 @@ def _slice(node: Node) -> Step:
         count = len(limits["starts"])
         axes, strides = limits["axes"] or range(count), limits["steps"] or [1] * count
         for axis, start, end, stride in zip(axes, limits["starts"], limits["ends"], strides, strict=True):
-            x = _slice_axis(x, axis % x.dim(), start, end, stride)
+            x = _slice_axis(x, axis % x.dim(), (start, end, stride), pick)
         return x
 
     return step
 
 
-def _slice_axis(x: Tensor, axis: int, start: int, end: int, stride: int) -> Tensor:
-    size = x.shape[axis]
+def _slice_axis(x: Tensor, axis: int, bounds: tuple[int, int, int], pick: Picker) -> Tensor:
+    size, (start, end, stride) = x.shape[axis], bounds
     if stride < 0:
         kept = list(range(size))[slice(max(start, -size), None if end < -size else end, stride)]
-        return picked(x, axis, kept)
+        return pick(x, axis, kept)
     low, high, _ = slice(start, end).indices(size)
     x = x.narrow(axis, low, max(high - low, 0))
     return x[tuple([slice(None)] * axis + [slice(None, None, stride)])] if stride > 1 else x
