@@ -22,6 +22,7 @@ __all__ = ["main"]
 _VERBS = {
     "validate": "say which weights are 2:4 sparse, and which could be",
     "prune": "make the weights 2:4 sparse, by magnitude or with calibration data",
+    "convert": "make a model FP16, BF16 or INT8, and measure what that changes",
     "build": "build a TensorRT engine",
     "run": "run a plan or an ONNX model on given inputs",
     "bench": "measure latency, throughput and energy of a plan or an ONNX model",
