@@ -93,14 +93,18 @@ def test_nodes_that_are_kept_are_named(folder, capsys):
         ),
         (
             ["int8", "--samples", "inputs", "--random-calibration"],
-            "calibration is either random or not\n  where: --random-calibration\n"
-            "  to fix: leave out --random-calibration or --samples\n",
+            (
+                "calibration is either random or not\n  where: --random-calibration\n"
+                "  to fix: leave out --random-calibration or --samples\n"
+            ),
         ),
         (
             ["int8"],
-            "INT8 needs real inputs to calibrate with\n  where: --samples\n"
-            "  expected: a folder of .npz or .npy files, some hundred inputs\n"
-            "  to fix: --random-calibration is enough to measure time\n",
+            (
+                "INT8 needs real inputs to calibrate with\n  where: --samples\n"
+                "  expected: a folder of .npz or .npy files, some hundred inputs\n"
+                "  to fix: --random-calibration is enough to measure time\n"
+            ),
         ),
         (["fp16", "--samples", "nowhere"], "there is no such file or folder\n  where: nowhere\n"),
         (["fp16", "--keep-fp32", "nobody"], "the model has no such node\n"),
@@ -118,6 +122,6 @@ def test_reasons_and_notes_are_lines_and_long_lists_end():
         "wrote o.onnx in INT8+FP16; largest difference of an output: 0.0123 of its range (at most 0.2)",
         "in FP32, a value is too large for the type: n0, n1, n2, n3, n4, n5, n6, n7 and 2 more",
         "in FP32, the outputs were too far off without: last",
-        "output not quantized, where TensorRT was never seen to choose sparse INT8 kernels: fc",
+        "output not quantized, where no sparse INT8 kernels were seen chosen: fc",
         "note: compared on random inputs",
     ]

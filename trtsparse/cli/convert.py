@@ -25,8 +25,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--samples",
         metavar="PATH",
-        help=".npz or .npy files, or a folder of them: real inputs to compare and calibrate with (default: random ones, "
-        "which INT8 takes with --random-calibration only)",
+        help=".npz or .npy files, or a folder of them: real inputs to compare and calibrate with (default: random "
+        "ones, which INT8 takes with --random-calibration only)",
     )
     parser.add_argument("--shapes", metavar="NAME:1x3x224x224,...", help="shapes of random inputs")
     parser.add_argument("--keep-fp32", action="append", default=[], metavar="NODE", help="not converted; repeatable")

@@ -32,8 +32,8 @@ def converted_lines(converted: Converted, output: str | os.PathLike[str]) -> str
         if names:
             lines.append(f"in FP32, {text}: {_listed(names)}")
     if converted.open_layers:
-        names = _listed(converted.open_layers)
-        lines.append(f"output not quantized, where TensorRT was never seen to choose sparse INT8 kernels: {names}")
+        open_layers = _listed(converted.open_layers)
+        lines.append(f"output not quantized, where no sparse INT8 kernels were seen chosen: {open_layers}")
     return "\n".join([*lines, *(f"note: {note}" for note in converted.notes)])
 
 
