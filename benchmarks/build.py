@@ -7,6 +7,7 @@ Conversion to FP16 is not part of the comparison and is reported apart.
 
 from __future__ import annotations
 
+import argparse
 import functools
 import tempfile
 import warnings
@@ -30,6 +31,7 @@ RUNS = 7
 
 def main() -> None:
     """Build every model both ways, in turn."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     bench = Benchmark("build")
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as folder:

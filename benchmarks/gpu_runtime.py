@@ -6,6 +6,7 @@ is measured is the session's own part. Ratios and differences come from interlea
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import statistics
 import sys
@@ -357,6 +358,7 @@ def memory(bench: Benchmark, cuda: Cuda, kernels: GpuKernels) -> None:
 
 def main() -> None:
     """Measure and write."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     cuda = open_cuda("cuda-python")
     token = cuda.enter()
     kernels, filling = GpuKernels(0), GpuKernels(0, most_blocks=FILLING)

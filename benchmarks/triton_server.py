@@ -9,6 +9,7 @@ other core to the server and the clients; perf_analyzer measures them in turn.
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
 import os
@@ -71,7 +72,11 @@ class TritonPythonModel:
 
 def main() -> None:
     """Measure every case at every concurrency."""
-    environment = Environment(Path(sys.argv[1]) if len(sys.argv) > 1 else DEFAULT)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "folder", nargs="?", type=Path, default=DEFAULT, help="of the environment (default: %(default)s)"
+    )
+    environment = Environment(parser.parse_args().folder)
     if not environment.complete:
         raise SystemExit(f"no Triton server in {environment.folder}: make triton-env")
     bench = Benchmark("triton_server")

@@ -5,6 +5,7 @@ python benchmarks/trtexec.py
 
 from __future__ import annotations
 
+import argparse
 import functools
 import subprocess
 import sys
@@ -23,6 +24,7 @@ CASES = {
 
 def main() -> None:
     """Start each command and an empty interpreter in turn."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     bench = Benchmark("trtexec")
     for case, words in CASES.items():
         command = [sys.executable, "-c", _COMMAND, *words]

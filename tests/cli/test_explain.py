@@ -1,6 +1,7 @@
 """`trtsparse explain`: the table for people, one JSON document for machines, and wrong input."""
 
 import json
+import re
 import subprocess
 import sys
 import warnings
@@ -55,6 +56,21 @@ def test_the_three_columns_the_times_and_the_reason_are_in_one_row(model, capsys
     assert "expected gain of the model as it is: 1." in out
     assert "expected gain with all eligible weights pruned" not in out
     assert "note: without a measured time of the dense engine" in out
+
+
+def test_a_narrow_terminal_shows_every_figure(model, capsys, monkeypatch):
+    monkeypatch.setattr("trtsparse.report.console._PIPED_WIDTH", 80)
+    assert main(["explain", model, "--shapes", "x:65536x512", "--gpu", "a100"]) == 0
+    out = capsys.readouterr().out
+    assert "…" not in out
+    assert max(map(len, out.splitlines())) <= 80
+    lines = [line.rstrip() for line in out.splitlines()]
+    place = lines.index("matmul")
+    assert lines[place + 1] == "  op MatMul   compliant yes   eligible yes   chosen unknown"
+    assert re.fullmatch(
+        r"  M x N x K 65536x512x512 fp16   dense ms 0\.\d{4}   sparse ms 0\.\d{4}   gain \d\.\d\dx", lines[place + 2]
+    )
+    assert lines[place + 3].startswith("  why ")
 
 
 def test_what_pruning_would_gain_is_told_beside(tmp_path, capsys):

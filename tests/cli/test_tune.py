@@ -38,6 +38,18 @@ def model(tmp_path):
     return str(path)
 
 
+def test_a_narrow_terminal_shows_every_figure(capsys, monkeypatch):
+    monkeypatch.setattr("trtsparse.report.console._PIPED_WIDTH", 80)
+    assert main(["tune", "--gemm", "4096,1024,768", "--dtype", "bf16"]) == 0
+    out = capsys.readouterr().out
+    assert "…" not in out
+    assert (
+        "4096x1024x768 bf16 to bf16\n"
+        "  uses -   dense ms 2.0200   sparse ms 1.0100   gain 2.00x   low 2.00x\n"
+        "  high 2.00x   over default 3.96x   sparse kernel config 0\n"
+    ) in "\n".join(line.rstrip() for line in out.splitlines())
+
+
 def test_a_product_is_a_row_of_the_table(capsys):
     assert main(["tune", "--gemm", "4096,1024,768", "--dtype", "bf16"]) == 0
     out = capsys.readouterr().out

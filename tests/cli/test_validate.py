@@ -99,6 +99,33 @@ def test_a_dynamic_model_needs_shapes_for_require(path, capsys):
     assert main(["validate", name, "--require", "0.5", "--by", "parameters"]) == 0
 
 
+def unreached():
+    """A product of as many rows as are chosen when the model runs."""
+    nodes = [
+        helper.make_node("Compress", ["x", "chosen"], ["rows"], axis=0),
+        helper.make_node("MatMul", ["rows", "good"], ["y"], name="product"),
+    ]
+    weights = [tensor("good", sparse(8, 8, axis=0)), tensor("chosen", np.array([True, False]))]
+    return model(nodes, weights, inputs={"x": ["n", 8]})
+
+
+def test_where_every_input_has_a_shape_no_more_shapes_are_asked_for(path, capsys):
+    name = path(unreached())
+    main(["validate", name])
+    assert "MACs: unknown, as some shapes are (give --shapes)" in capsys.readouterr().out
+    main(["validate", name, "--shapes", "x:4x8"])
+    assert (
+        "MACs: unknown: shape inference does not reach product; "
+        "fix the input shapes in the model and fold its constants\n"
+    ) in capsys.readouterr().out
+    assert main(["validate", name, "--shapes", "x:4x8", "--require", "0.5"]) == 2
+    assert capsys.readouterr().err == (
+        "error: the work of the model is unknown where shapes are\n  where: --require\n"
+        "  got: shape inference does not reach product\n"
+        "  to fix: fix the input shapes in the model and fold its constants, or count otherwise: --by parameters\n"
+    )
+
+
 def test_a_recurrent_layer_s_work_counts(path, capsys):
     nodes = [
         helper.make_node("GRU", ["x", "W", "R"], ["h"], hidden_size=8),
@@ -134,6 +161,13 @@ def test_other_patterns_are_judged(path):
     [
         (["--require", "1.5"], "a share is a number from 0 to 1\n  where: --require\n  got: 1.5"),
         (["--require", "nan"], "a share is a number from 0 to 1\n  where: --require\n  got: nan"),
+        *(
+            (
+                ["--by", by],
+                "the option says what a required share counts\n  where: --by\n  to fix: add --require SHARE",
+            )
+            for by in ("macs", "parameters", "sites")
+        ),
         (["--pattern", "4:2"], "not an N:M pattern\n  got: 4:2\n  expected: 0 < N < M <= 16, as in 2:4"),
         (["--shapes", "x"], "cannot read a shape\n  where: --shapes\n  got: x\n  expected: name:1x3x224x224"),
         (["--shapes", "x:axb"], "cannot read a shape\n  where: --shapes\n  got: x:axb\n  expected: name:1x3x224x224"),

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from trtsparse.report.console import mark
+from trtsparse.report.console import mark, print_rows
 from trtsparse.tune.bounds import Gain, Totals
 from trtsparse.tune.explain import Explanation
 from trtsparse.tune.rows import SiteRow
@@ -25,16 +25,15 @@ def explain_table(explanation: Explanation, *, out: Console) -> None:
     if explanation.report:
         out.print(f"chosen: by the report of {escape(explanation.report)}")
     table = Table(title=escape(explanation.model), title_justify="left")
-    for column in ("node", "op"):
-        table.add_column(column, overflow="fold")
-    for column in ("compliant", "eligible", "chosen"):
-        table.add_column(column)
+    table.add_column("node", overflow="fold", min_width=12)
+    for column in ("op", "compliant", "eligible", "chosen"):
+        table.add_column(column, no_wrap=True)
     for column in ("M x N x K", "dense ms", "sparse ms", "gain"):
-        table.add_column(column, justify="right")
-    table.add_column("why", overflow="fold", ratio=1)
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("why", overflow="fold", min_width=24)
     for row in explanation.sites:
         table.add_row(escape(row.node), row.op, *_cells(row), escape(row.why))
-    out.print(table)
+    print_rows(table, out=out)
     if explanation.totals is not None:
         for line in _totals(explanation.totals):
             out.print(escape(line))

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from trtsparse.report.console import print_rows
 from trtsparse.tune.result import GemmResult, Kernel
 from trtsparse.tune.tune import TuneResult
 
@@ -30,13 +31,13 @@ def tune_table(result: TuneResult, *, out: Console) -> None:
     for site in result.sites:
         uses[site.gemm.key] += site.count
     table = Table(title=escape(result.model) or None, title_justify="left")
-    table.add_column("product (M x N x K)", overflow="fold")
+    table.add_column("product (M x N x K)", overflow="fold", min_width=20)
     for column in ("uses", "dense ms", "sparse ms", "gain", "low", "high", "over default"):
-        table.add_column(column, justify="right")
-    table.add_column("sparse kernel", overflow="fold")
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("sparse kernel", overflow="fold", min_width=12)
     for row in result.rows:
         table.add_row(row.gemm.key.replace("->", " to "), str(uses[row.gemm.key] or "-"), *_cells(row))
-    out.print(table)
+    print_rows(table, out=out)
     for line in _notes(result):
         out.print(escape(line))
 
