@@ -1,6 +1,8 @@
 import numpy as np
 import onnx
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from onnx import parser
 
 import models
@@ -9,6 +11,7 @@ from trtsparse.files.model import OnnxModel
 from trtsparse.precision.compare import compare_models
 from trtsparse.precision.feeds import random_feeds
 from trtsparse.precision.fold import OPSET, fold
+from trtsparse.precision.origins import Origins
 from trtsparse.precision.ort import runner
 from trtsparse.sparsity.weights import find_sites
 
@@ -113,6 +116,47 @@ def test_resizing_of_an_old_opset_keeps_its_sampling(build, operator, opset, mod
     )
     feeds = random_feeds(model)
     assert compare_models(model, fold(OnnxModel.open(model), opset=13), feeds=feeds).error < 1e-6
+
+
+@given(
+    dims=st.lists(
+        st.tuples(st.integers(1, 12), st.sampled_from([1 / 3, 0.5, 0.6, 0.75, 1.0, 1.1, 1.5, 2.0, 2.6, 3.0])),
+        min_size=1,
+        max_size=3,
+    ),
+    mode=st.sampled_from(["nearest", "linear"]),
+)
+@settings(max_examples=60, deadline=None)
+def test_resizing_of_opset_10_decides_for_each_dim(build, dims, mode):
+    sizes, scales = [1, 2, *(size for size, _ in dims)], np.float32([1, 1, *(scale for _, scale in dims)])
+    result = [int(size) for size in np.float32(sizes) * scales]
+    assume(mode == "nearest" or len(dims) == 2)
+    assume(all(result))
+    # ONNX Runtime copies where no size changes, even if the scales would move elements.
+    assume(all(scale <= 1 or after > before for before, scale, after in zip(sizes, scales, result, strict=True)))
+    model = build(
+        [("Resize", "up", ["x", "s"], ["y"], {"mode": mode})],
+        inputs={"x": sizes},
+        outputs={"y": result},
+        weights={"s": scales},
+        opset=10,
+    )
+    feeds = random_feeds(model)
+    assert compare_models(model, fold(OnnxModel.open(model), opset=13), feeds=feeds).error < 1e-6
+
+
+def test_resizing_that_shrinks_and_grows_is_found_by_its_name(build):
+    model = build(
+        [("Resize", "both", ["x", "s"], ["a"], {}), ("Relu", "relu", ["a"], ["y"], {})],
+        inputs={"x": [1, 2, 6, 6]},
+        outputs={"y": [1, 2, 9, 3]},
+        weights={"s": np.float32([1, 1, 1.5, 0.5])},
+        opset=10,
+    )
+    folded = fold(OnnxModel.open(model), opset=13)
+    first, second, last = (node.name for node in folded.proto.graph.node)
+    assert (second, last) == ("both", "relu")
+    assert Origins(OnnxModel.open(model), folded).matching(["both"]) == [first, "both"]
 
 
 def test_resizing_of_a_newer_opset_is_left_alone(build):

@@ -129,6 +129,30 @@ def test_a_batched_weight_can_have_an_fp16_rest(build):
     assert to_int8(model, calibration=random_feeds(model), rest="fp16").error < 0.1
 
 
+def test_an_int8_layer_in_front_of_a_kept_recurrent_node_is_not_called_float32(build):
+    random = np.random.default_rng(0)
+    weights = {"w": (8, 8), "b": (8,), "W": (1, 32, 8), "R": (1, 32, 8)}
+    model = build(
+        [
+            ("MatMul", "mm", ["x", "w"], ["a"], {}),
+            ("Add", "bias", ["a", "b"], ["c"], {}),
+            ("LSTM", "lstm", ["c", "W", "R"], ["d", "", ""], {"hidden_size": 8}),
+            ("Relu", "relu", ["d"], ["y"], {}),
+        ],
+        inputs={"x": [5, 2, 8]},
+        outputs={"y": [5, 1, 2, 8]},
+        weights={name: random.normal(0, 0.3, shape).astype(np.float32) for name, shape in weights.items()},
+    )
+    feeds = random_feeds(model, count=4)
+    converted = to_int8(model, calibration=feeds, rest="fp16", keep_fp32=["lstm"])
+    assert [(kept.node, kept.why) for kept in converted.kept] == [("lstm", "asked")]
+    assert converted.open_layers == ("mm",)
+    asked = to_int8(model, calibration=feeds, keep_fp32=["relu"])
+    again = to_int8(asked.model, rest="fp16", keep_fp32=["lstm"])
+    assert "lstm" in {kept.node for kept in again.kept}
+    assert not any(kept.node.startswith("mm") for kept in again.kept)
+
+
 def test_open_layers_are_called_as_in_the_model(perceptron):
     feeds = random_feeds(perceptron)
     for rest in ("fp32", "fp16"):

@@ -1,5 +1,7 @@
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from onnx import parser
 
 from trtsparse.errors import ConfigError
@@ -55,6 +57,82 @@ def test_a_node_that_is_left_out_is_found_in_what_reads_it(parse):
     assert origins.sources("one") == ("one",)
 
 
+def test_a_node_that_equals_another_is_found_in_the_one_that_is_left(parse):
+    origins, nodes = origins_of(
+        parse("""g (float[2, 4] x) => (float[2, 4] y, float[2, 4] z) {
+            [one] s = Constant <value: tensor = float[1, 1] {3}> () [mul1] a = Mul(x, s) [cos1] b = Cos(a)
+            [two] t = Constant <value: tensor = float[1, 1] {3}> () [mul2] c = Mul(x, t) [skip] d = Identity(c)
+            [cos2] e = Cos(d) [first] y = Abs(b) [second] z = Exp(e)
+        }""")
+    )
+    assert len(nodes) == 4
+    (mul,) = {"mul1", "mul2"} & set(nodes)
+    (cos,) = {"cos1", "cos2"} & set(nodes)
+    assert origins.matching(["mul1"]) == origins.matching(["mul2"]) == [mul]
+    assert origins.matching(["cos1"]) == origins.matching(["cos2"]) == [cos]
+    assert [origins.sources(node) for node in nodes] == [(node,) for node in nodes]
+
+
+def test_equal_nodes_that_are_fused_are_found_in_the_fused_one(parse):
+    origins, nodes = origins_of(
+        parse("""g (float[2, 2] x) => (float[2, 2] y, float[2, 2] z)
+            <float[2, 2] w = {1, 2, 3, 4}, float[2] b = {1, 2}> {
+            [mm1] a = MatMul(x, w) [add1] c = Add(a, b) [mm2] d = MatMul(x, w) [add2] e = Add(d, b)
+            [first] y = Abs(c) [second] z = Exp(e)
+        }""")
+    )
+    (fused,) = set(nodes) - {"first", "second"}
+    assert all(origins.matching([name]) == [fused] for name in ("mm1", "add1", "mm2", "add2"))
+    assert origins.sources(fused) == ("mm1", "add1", "mm2", "add2")
+
+
+def test_an_equal_node_that_was_fused_alone_is_found_where_it_went(build):
+    ones = np.ones(4, np.float32)
+    model = build(
+        [
+            ("MatMul", "fused", ["x", "w"], ["a"], {}),
+            ("BatchNormalization", "norm", ["a", "s", "b", "m", "v"], ["y"], {}),
+            ("MatMul", "alone", ["x", "w"], ["c"], {}),
+            ("Abs", "abs", ["c"], ["z"], {}),
+        ],
+        inputs={"x": [2, 4]},
+        outputs={"y": [2, 4], "z": [2, 4]},
+        weights={"w": np.eye(4, dtype=np.float32), **dict.fromkeys("sbmv", ones)},
+    )
+    origins, nodes = origins_of(model)
+    (gemm,) = set(nodes) - {"alone", "abs"}
+    assert origins.matching(["fused"]) == [gemm]
+    assert origins.matching(["alone"]) == ["alone"]
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["Sin", "Cos", "Exp", "Sub", "Mul"]), st.integers(0, 2), st.integers(0, 2)),
+        min_size=2,
+        max_size=12,
+    )
+)
+@settings(max_examples=60, deadline=None)
+def test_every_node_is_found_in_the_one_that_computes_its_value(build, steps):
+    nodes = []
+    for i, (operator, *inputs) in enumerate(steps):
+        read = [f"v{max(i - back, 0)}" for back in inputs][: 1 + (operator in ("Sub", "Mul"))]
+        nodes.append((operator, f"n{i}", read, [f"v{i + 1}"], {}))
+    last = {f"v{len(steps)}": [3]}
+    model = build(nodes, inputs={"v0": [3]}, outputs=last)
+
+    def terms(graph):
+        found = {"v0": "x"}
+        for node in graph.node:
+            found[node.output[0]] = f"{node.op_type}({', '.join(found[name] for name in node.input)})"
+        return {node.name: found[node.output[0]] for node in graph.node}
+
+    folded = fold(OnnxModel.open(model))
+    origins, before, after = Origins(OnnxModel.open(model), folded), terms(model.graph), terms(folded.proto.graph)
+    for name, term in before.items():
+        assert origins.matching([name]) == [other for other, its in after.items() if its == term]
+
+
 def test_an_old_operator_stands_behind_all_that_it_becomes(build):
     model = build(
         [("Relu", "relu", ["x"], ["a"], {}), ("Softmax", "soft", ["a"], ["b"], {}), ("Abs", "abs", ["b"], ["y"], {})],
@@ -91,6 +169,17 @@ def test_a_constant_that_is_folded_may_be_named(parse):
     assert nodes == ["add", "reshape"]
     assert origins.matching(["turn"]) == origins.matching(["shape"]) == []
     assert origins.matching(["*"]) == nodes
+
+
+def test_equal_nodes_that_become_one_constant_may_both_be_named(parse):
+    origins, nodes = origins_of(
+        parse("""g (float[3, 2] x, float[2, 3] z) => (float[2, 3] y) {
+            [shape1] s = Shape(z) [first] a = Reshape(x, s) [exp] b = Exp(a)
+            [shape2] t = Shape(z) [abs] c = Abs(x) [second] d = Reshape(c, t) [add] y = Add(b, d)
+        }""")
+    )
+    assert set(nodes) == {"first", "exp", "abs", "second", "add"}
+    assert origins.matching(["shape1"]) == origins.matching(["shape2"]) == []
 
 
 def test_a_node_that_is_gone_without_a_trace_is_refused(parse):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import onnx
 from onnx import helper, numpy_helper, version_converter
 
 from trtsparse.errors import ModelError
 from trtsparse.files.model import OnnxModel
-from trtsparse.precision.graph import graphs, inlined_and_named, name_nodes, pack, trim_opsets
+from trtsparse.precision.graph import Names, all_names, graphs, inlined_and_named, name_nodes, pack, trim_opsets
 from trtsparse.precision.ort import open_session
 
 __all__ = ["OPSET", "fold"]
@@ -78,19 +79,41 @@ def _newer(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
 def _keep_sampling(model: onnx.ModelProto) -> None:
     """Write into every Resize what its old opset computed; the version converter leaves the new defaults.
 
-    The nearest element is the one below, where a dim shrinks the one above, as in ONNX's own tests of opset 10.
+    The nearest element is the one below, in dims that shrink the one above, as in ONNX's own tests of opset 10.
     """
     found = list(graphs(model.graph))
-    nodes = [node for graph in found for node in graph.node]
     constants = {tensor.name: tensor for graph in found for tensor in graph.initializer}
+    nodes = (node for graph in found for node in graph.node)
     constants |= {node.output[0]: node.attribute[0].t for node in nodes if node.op_type == "Constant"}
-    for node in nodes:
-        given = {attribute.name for attribute in node.attribute}
-        if node.op_type == "Resize" and "coordinate_transformation_mode" not in given:
+    names = Names(all_names(model.graph))
+    for graph in found:
+        for position, node in reversed(list(enumerate(graph.node))):
+            given = {attribute.name: attribute.s for attribute in node.attribute}
+            if node.op_type != "Resize" or "coordinate_transformation_mode" in given:
+                continue
+            node.attribute.append(helper.make_attribute("coordinate_transformation_mode", "asymmetric"))
             scales = constants.get(node.input[2])
-            shrinks = scales is not None and (numpy_helper.to_array(scales) < 1).any()
-            modes = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "ceil" if shrinks else "floor"}
-            node.attribute.extend(helper.make_attribute(*mode) for mode in modes.items())
+            if given.get("mode", b"nearest") == b"nearest":
+                values = np.ones(1) if scales is None else numpy_helper.to_array(scales)
+                _keep_nearest(graph, position, values, names)
+
+
+def _keep_nearest(graph: onnx.GraphProto, position: int, scales: np.ndarray, names: Names) -> None:
+    """Say which element is the nearest; where some dims shrink and others grow, a Resize before does the former."""
+    node = graph.node[position]
+    shrinks = bool((scales < 1).any())
+    if shrinks and (scales > 1).any():
+        first = onnx.NodeProto()
+        first.CopyFrom(node)
+        first.name, first.output[0] = "", names.unique(f"{node.output[0]}_shrunk")
+        node.input[0] = first.output[0]
+        for resize, part in ((first, np.minimum(scales, 1)), (node, np.maximum(scales, 1))):
+            resize.input[2] = names.unique(f"{node.output[0]}_scales")
+            graph.initializer.append(numpy_helper.from_array(part, resize.input[2]))
+        first.attribute.append(helper.make_attribute("nearest_mode", "ceil"))
+        graph.node.insert(position, first)
+        shrinks = False
+    node.attribute.append(helper.make_attribute("nearest_mode", "ceil" if shrinks else "floor"))
 
 
 def _drop_defaults(graph: onnx.GraphProto) -> None:

@@ -87,7 +87,10 @@ def to_int8(
     if _is_quantized(original):
         note = "the model has Q/DQ already: its quantization was not changed"
         converted = Converted(original, "int8", (), 0.0, max_error, (note,))
-        return converted if rest == "fp32" else _with_rest(converted, original, keep_fp32, shapes=shapes)
+        if rest == "fp32":
+            return converted
+        half = _with_rest(converted, original, keep_fp32, shapes=shapes)
+        return _without_int8(half, _int8_layers(half.model))
     feeds = _calibration(original, calibration, shapes)
     conversion = _Conversion(original, feeds, method, quantize_outputs=quantize_outputs)
     asked = conversion.origins.matching(keep_fp32)
@@ -101,8 +104,7 @@ def to_int8(
     if rest == "fp32":
         return converted
     half = _with_rest(converted, original, asked, feeds=conversion.compared)
-    names = conversion.origins.translated({node.node: node.why for node in half.kept})
-    return dataclasses.replace(half, kept=tuple(KeptNode(*item) for item in names.items()))
+    return _without_int8(half, _int8_layers(converted.model), conversion.origins)
 
 
 class _Conversion:
@@ -250,6 +252,28 @@ def _with_rest(
         notes=(*quantized.notes, *note, *half.notes),
         open_layers=quantized.open_layers,
     )
+
+
+def _int8_layers(model: OnnxModel) -> set[str]:
+    """Names of the Convs, Gemms and MatMuls with explicit Q/DQ, which run in INT8 whatever their output's type is."""
+    found = set()
+    for graph in graphs(model.proto.graph):
+        dequantized: set[str] = set()
+        for node in graph.node:
+            if node.op_type == "DequantizeLinear" or (node.op_type == "Transpose" and node.input[0] in dequantized):
+                dequantized.update(node.output)
+            elif node.op_type in ("Conv", "Gemm", "MatMul") and dequantized.issuperset(node.input[:2]):
+                found.add(node.name)
+    return found
+
+
+def _without_int8(half: Converted, layers: Collection[str], origins: Origins | None = None) -> Converted:
+    """Leave INT8 layers out of what stayed in float32; with ``origins``, call the rest as in the user's model."""
+    kept: dict[str, Any] = {node.node: node.why for node in half.kept}
+    int8: Collection[str] = layers
+    if origins is not None:
+        kept, int8 = origins.translated(kept), origins.translated(dict.fromkeys(layers))
+    return dataclasses.replace(half, kept=tuple(KeptNode(*item) for item in kept.items() if item[0] not in int8))
 
 
 def _too_inaccurate(model: OnnxModel, error: float, limit: float) -> PrecisionError:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Collection, Iterable, Mapping
+import math
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import onnx
 
 from trtsparse.errors import ConfigError
@@ -17,6 +19,7 @@ from trtsparse.sparsity.trace import subgraphs
 __all__ = ["Origins"]
 
 _INSERTED = "InsertedPrecisionFreeCast_"  # before values that ONNX Runtime computes in float32 instead of float16
+_SHARED = 8  # elements: of equal constants up to this size, ONNX Runtime keeps one
 
 
 class Origins:
@@ -24,7 +27,8 @@ class Origins:
 
     Folding fuses nodes, some under a new name (a MatMul with a bias becomes the Gemm "<name>/MatMulAddFusion"), and
     writes old operators as several new ones. A folded node stands for the node whose name it kept, and for those that
-    are gone and lie between what it makes and what is still there of what they read.
+    are gone and lie between what it makes and what is still there of what they read. Of nodes that compute the same
+    one is left, which stands for all of them.
 
     Nodes of the user's model are called as in reports about it: "<op>_<position>" where they have no name, and those
     of model-local functions as inlining calls them.
@@ -46,13 +50,18 @@ class Origins:
     """
 
     def __init__(self, original: OnnxModel, folded: OnnxModel) -> None:
-        self._source = _Nodes(_tagged(original))
+        tagged = _tagged(original)
+        self._source = _Nodes(tagged)
+        self._equal = _Equal(tagged, original.array)
         self._aliases = _aliases(original.proto, self._source)
-        self._initializers = {t.name for graph in graphs(folded.proto.graph) for t in graph.initializer}
+        constants = (tensor.name for graph in graphs(folded.proto.graph) for tensor in graph.initializer)
+        self._constants = {self._equal.values.get(name, name) for name in constants}
         self._present = {name.removeprefix(_INSERTED) for name in all_names(folded.proto.graph)}
         nodes = [node for graph in graphs(folded.proto.graph) for node in graph.node]
         gone = self._source.by_name.keys() - {node.name for node in nodes} - self._source.constant
-        self._behind = {node.name: self._between(node, gone) for node in nodes}
+        merged = self._merged(nodes)
+        self._behind = {node.name: self._between(node, gone, merged[node.name]) for node in nodes}
+        self._join_equal(gone)
         self._spread(nodes)
 
     def sources(self, node: str) -> tuple[str, ...]:
@@ -106,13 +115,38 @@ class Origins:
             self._check_lost(names.difference(*self._behind.values()))
         return list(found)
 
-    def _between(self, node: onnx.NodeProto, gone: set[str]) -> set[str]:
-        """What a folded node stands for: itself, and what is gone before it."""
+    def _merged(self, nodes: list[onnx.NodeProto]) -> dict[str, set[str]]:
+        """For each folded node: values that are gone, because they equal one that it reads."""
+        values = self._equal.values
+        same: dict[Hashable, set[str]] = {}
+        for node in self._source.by_name.values():
+            if node.op_type != "Identity":  # what reads it now reads its input, and stands for it
+                for name in set(node.output) - self._present - {""}:
+                    same.setdefault(values[name], set()).add(name)
+        read: dict[str, set[Hashable]] = {}
+        new: dict[str, set[Hashable]] = {}  # for values that folding put in: those of the user's model before them
+        for node in nodes:
+            found = read[node.name] = set()
+            for name in (name.removeprefix(_INSERTED) for name in node.input):
+                found |= {values[name]} if name in values else new.get(name, set())
+            new |= dict.fromkeys(set(node.output) - values.keys(), found)
+        return {name: {value for key in found for value in same.get(key, ())} for name, found in read.items()}
+
+    def _join_equal(self, gone: set[str]) -> None:
+        """What stands for a node also stands for equal ones that are gone and have nothing else."""
+        lost: dict[Hashable, set[str]] = {}
+        for name in gone.difference(*self._behind.values()):
+            lost.setdefault(self._equal.nodes[name], set()).add(name)
+        for behind in self._behind.values():
+            behind.update(*(lost.get(self._equal.nodes[name], ()) for name in tuple(behind)))
+
+    def _between(self, node: onnx.NodeProto, gone: set[str], merged: set[str]) -> set[str]:
+        """What a folded node stands for: itself, and what is gone before it, up to ``merged`` values."""
         made = [name.removeprefix(_INSERTED) for name in node.output]
         makers = {maker for name in made for maker in self._source.makers.get(name, ())}
         own = {node.name} & self._source.by_name.keys()
         starts = own & makers or (own | makers & gone if own else makers)
-        return self._source.before(starts, among=gone, until=self._present)
+        return self._source.before(starts, among=gone, until=lambda name: name in self._present or name in merged)
 
     def _spread(self, nodes: list[onnx.NodeProto]) -> None:
         """Nodes that a conversion of the opset put in stand for what reads them."""
@@ -140,10 +174,10 @@ class Origins:
         """True when an output of the model is computed from what a node makes, other than by way of a constant."""
         seen, waiting = {name}, [name]
         while waiting:
-            for value in self._source.by_name[waiting.pop()].output:
+            for value in filter(None, self._source.by_name[waiting.pop()].output):
                 if value in self._source.outputs:
                     return True
-                if value not in self._initializers:
+                if self._equal.values[value] not in self._constants:
                     new = self._source.readers.get(value, set()) - seen
                     seen |= new
                     waiting += new
@@ -179,16 +213,61 @@ class _Nodes:
             else:
                 computed.update(node.output)
 
-    def before(self, starts: Collection[str], *, among: Collection[str], until: Collection[str]) -> set[str]:
+    def before(self, starts: Collection[str], *, among: Collection[str], until: Callable[[str], bool]) -> set[str]:
         """Nodes and those before them: from node to node as long as these are ``among`` and values not ``until``."""
         found, waiting = set(starts), list(starts)
         while waiting:
-            values = (value for value in self.by_name[waiting.pop()].input if value not in until)
+            values = (value for value in self.by_name[waiting.pop()].input if not until(value))
             makers = {maker for value in values for maker in self.makers.get(value, ())}
             new = {maker for maker in makers - found if maker in among}
             found |= new
             waiting += new
         return found
+
+
+class _Equal:
+    """Which nodes and values are equal, so that ONNX Runtime may keep only one of them.
+
+    Attributes:
+        nodes: For each node a key, the same for nodes that do the same with equal inputs.
+        values: For each value that a node makes, and each constant, a key, the same for equal ones.
+
+    Args:
+        model: Inlined and named.
+        array: Gives a tensor's elements.
+    """
+
+    def __init__(self, model: onnx.ModelProto, array: Callable[[onnx.TensorProto], np.ndarray]) -> None:
+        self.nodes: dict[str, Hashable] = {}
+        self.values: dict[str, Hashable] = {}
+        self._numbers: dict[Hashable, int] = {}  # short keys: those of inputs are part of a node's
+        self._array = array
+        for position, graph in enumerate(graphs(model.graph)):
+            for tensor in graph.initializer:
+                self.values[tensor.name] = self._constant(tensor.name, tensor)
+            for node in graph.node:
+                self._add(node, position)
+
+    def _add(self, node: onnx.NodeProto, graph: int) -> None:
+        inputs = tuple(self.values.get(name, name) for name in node.input)
+        attributes = sorted((a.name, a.SerializeToString(deterministic=True)) for a in node.attribute)
+        key = self._number((graph, node.domain, node.op_type, inputs, *attributes))
+        self.nodes[node.name] = key
+        for i, name in enumerate(node.output):
+            if node.op_type == "Identity":
+                self.values[name] = inputs[0]
+            elif node.op_type == "Constant" and node.attribute[0].HasField("t"):
+                self.values[name] = self._constant(name, node.attribute[0].t)
+            elif name:
+                self.values[name] = self._number((key, i))
+
+    def _constant(self, name: str, tensor: onnx.TensorProto) -> Hashable:
+        if math.prod(tensor.dims) > _SHARED:
+            return name
+        return self._number((tensor.data_type, *tensor.dims, str(self._array(tensor).tolist())))
+
+    def _number(self, key: Hashable) -> int:
+        return self._numbers.setdefault(key, len(self._numbers))
 
 
 def _is_constant(node: onnx.NodeProto, computed: Collection[str]) -> bool:
@@ -229,6 +308,6 @@ def _aliases(proto: onnx.ModelProto, source: _Nodes) -> dict[str, set[str]]:
     for call in (node for graph in graphs(outer.graph) for node in graph.node):
         if (call.domain, call.op_type) in functions:
             last = {maker for name in call.output for maker in source.makers.get(name, ())}
-            expanded = source.before(last, among=source.by_name, until=values)
+            expanded = source.before(last, among=source.by_name, until=values.__contains__)
             aliases.setdefault(call.name, set()).update(expanded)
     return aliases
