@@ -220,9 +220,89 @@ class HiddenTransposed(Hidden):
 
 
 @pytest.mark.parametrize("dynamo", EXPORTERS)
-def test_a_parameter_is_known_by_its_values_where_it_is_stored_transposed(tmp_path, dynamo):
+def test_a_parameter_is_known_where_it_is_stored_transposed(tmp_path, dynamo):
     with pytest.raises(PruneError, match="1 of 2 eligible sites are not compliant"):
         SparsePruner(HiddenTransposed()).export_onnx(tmp_path / "model.onnx", (torch.randn(2, 8),), dynamo=dynamo)
+    assert list(tmp_path.iterdir()) == []
+
+
+class Folded(Hidden):
+    """Multiplies by what an exporter computes from a parameter and stores as a constant of its own."""
+
+    def __init__(self, fold):
+        super().__init__()
+        self.fold = fold
+
+    def forward(self, x):
+        return nn.functional.linear(self.layer(x), self.fold(self.matrix))
+
+
+FOLDS = {
+    "a slice": lambda w: w[:4],
+    "a product": lambda w: w * 0.5,
+    "a concatenation": lambda w: torch.cat([w, w]),
+}
+MORE_FOLDS = {"signs": torch.sign, "a direction": lambda w: w / w.norm()}  # which the older exporter leaves alone
+
+
+@pytest.mark.parametrize(
+    ("fold", "dynamo"),
+    [
+        pytest.param(fold, *exporter.values, id=f"{name}-{exporter.id}", marks=exporter.marks)
+        for exporter, folds in ((EXPORTERS[0], FOLDS), (EXPORTERS[1], {**FOLDS, **MORE_FOLDS}))
+        for name, fold in folds.items()
+    ],
+)
+def test_a_constant_that_was_folded_from_a_parameter_is_an_error(tmp_path, fold, dynamo):
+    pruner = SparsePruner(Folded(fold))
+    with pytest.raises(PruneError, match="weights that have no mask") as caught:
+        pruner.export_onnx(tmp_path / "model.onnx", (torch.randn(2, 8),), dynamo=dynamo)
+    assert caught.value.got == "1 of 2 eligible sites are not compliant"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("dynamo", EXPORTERS)
+def test_of_a_folded_parameter_and_a_folded_buffer_only_the_parameter_is_an_error(tmp_path, dynamo):
+    model = Folded(lambda w: w * 0.5)
+    model.register_buffer("bank", torch.rand(8, 8))
+    model.layer = nn.Sequential(model.layer, Bank(model.bank))
+    state = {name: value.clone() for name, value in SparsePruner(model).model.state_dict().items()}
+    with pytest.raises(PruneError) as caught:
+        SparsePruner(model).export_onnx(tmp_path / "model.onnx", (torch.randn(2, 8),), dynamo=dynamo)
+    assert caught.value.got == "1 of 3 eligible sites are not compliant"
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    model.fold = lambda _: model.bank[:4]
+    report = SparsePruner(model).export_onnx(tmp_path / "model.onnx", (torch.randn(2, 8),), dynamo=dynamo)
+    assert [site.compliant for site in report.sites] == [True, False, False]
+
+
+class Bank(nn.Module):
+    """Multiplies by half a buffer."""
+
+    def __init__(self, bank):
+        super().__init__()
+        self.register_buffer("bank", bank)
+
+    def forward(self, x):
+        return x @ (self.bank * 0.5)
+
+
+class Careful(Spectrum):
+    """Refuses parameters that are not what they were when it was made."""
+
+    def __init__(self):
+        super().__init__()
+        self.known = self.layer.bias.detach().clone()
+
+    def forward(self, x):
+        if not torch.equal(self.layer.bias, self.known):
+            raise ValueError("other values")
+        return super().forward(x)
+
+
+def test_where_nothing_is_known_about_a_dense_constant_it_is_an_error(tmp_path):
+    with pytest.raises(PruneError, match="weights that have no mask"):
+        SparsePruner(Careful()).export_onnx(tmp_path / "model.onnx", (torch.randn(2, 8),), dynamo=False)
     assert list(tmp_path.iterdir()) == []
 
 

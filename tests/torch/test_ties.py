@@ -9,6 +9,7 @@ from torch import nn
 
 from trtsparse.errors import PruneError
 from trtsparse.torch import SparsePruner
+from trtsparse.torch.masks import keep_mask
 
 
 class Tied(nn.Module):
@@ -97,6 +98,35 @@ def test_values_that_do_not_fit_the_mask_are_masked(embedding_first, kept):
 
 
 @ORDERS
+@pytest.mark.parametrize("keep_pruned", [True, False])
+@pytest.mark.parametrize("has_mask", [True, False])
+def test_values_that_differ_by_name_are_not_mixed(embedding_first, keep_pruned, has_mask):
+    model, source = (Tied(embedding_first=embedding_first) for _ in range(2))
+    SparsePruner(source)
+    mask = source.inner.one.weight_sparsity_mask
+    state = source.state_dict() if has_mask else Tied(embedding_first=embedding_first).state_dict()
+    state.update({key: torch.randn(8, 8) for key in KEYS})
+    last = state[[key for key in model.state_dict() if key in KEYS][-1]]
+    pruner = SparsePruner(model, missing_masks="recompute", keep_pruned=keep_pruned)
+    model.load_state_dict(state)
+    mask = mask if has_mask else keep_mask(last, axis=1, pattern=pruner.pattern)
+    assert torch.equal(pruner.masks[KEYS[0]], mask)
+    assert torch.equal(model.two.weight, last * mask)
+    pruner.remove()
+    assert torch.equal(model.two.weight, last if keep_pruned else last * mask)
+
+
+def test_what_was_kept_survives_a_load_that_unties():
+    model = Tied(embedding_first=False)
+    state = {key: torch.randn(value.shape) for key, value in Tied(embedding_first=False).state_dict().items()}
+    pruner = SparsePruner(model, missing_masks="recompute", keep_pruned=True)
+    model.load_state_dict(state, assign=True)
+    assert pruner.sparse_state().weights[0].compliant
+    pruner.remove()
+    assert all(torch.equal(model.state_dict()[key], state[key]) for key in KEYS)
+
+
+@ORDERS
 @NAMES
 def test_a_dense_checkpoint_is_refused_by_any_name_and_nothing_is_loaded(embedding_first, kept):
     model = Tied(embedding_first=embedding_first)
@@ -151,6 +181,30 @@ def test_nothing_is_left_behind_when_the_masks_are_taken_off(end):
     dense = Tied(embedding_first=False)
     model.load_state_dict(dense.state_dict())
     assert torch.equal(model.two.weight, dense.two.weight)
+
+
+class Pair(nn.Module):
+    """Two parts with tied weights of their own, and a layer behind them."""
+
+    def __init__(self):
+        super().__init__()
+        self.one = Tied(embedding_first=False)
+        self.two = Tied(embedding_first=False)
+        self.head = nn.Linear(8, 8)
+
+
+@pytest.mark.parametrize("without", [f"two.{MASK}", "head.weight_sparsity_mask"])
+@pytest.mark.parametrize("end", [SparsePruner.remove, SparsePruner.finalize])
+def test_a_refused_load_leaves_nothing_behind_either(without, end):
+    model = Pair()
+    keys = set(vars(model))
+    pruner = SparsePruner(model)
+    state = model.state_dict()
+    del state[without]
+    with pytest.raises(PruneError, match="without its mask"):
+        model.load_state_dict(state)
+    end(pruner)
+    assert set(vars(model)) == keys
 
 
 def test_a_model_goes_through_safetensors(tmp_path):

@@ -11,7 +11,6 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn.utils.weight_norm import WeightNorm
@@ -22,6 +21,7 @@ from trtsparse.files import atomic
 from trtsparse.files.model import OnnxModel
 from trtsparse.sparsity.pattern import Pattern
 from trtsparse.sparsity.validate import SiteReport, SparsityReport, validate
+from trtsparse.sparsity.weights import WeightSite, find_sites
 from trtsparse.torch.layers import bake
 from trtsparse.torch.masked import masked_weights
 from trtsparse.torch.ties import unwatch
@@ -47,7 +47,8 @@ def export(
         path: The file to write.
         args: Example inputs.
         pattern: N:M.
-        complete: Every eligible weight has a mask, so every eligible site of a parameter must be compliant.
+        complete: Every eligible weight has a mask, so every eligible site must be compliant, unless no parameter
+            has a part in its weight.
         options: Of `torch.onnx.export`.
 
     Raises:
@@ -63,7 +64,7 @@ def export(
         _export(plain, file, args, options)
         report = validate(file, pattern=pattern)
         if complete:
-            _check(report, file, plain)
+            _check(report, _trained(report, file, plain, args, pattern=pattern, options=options))
         OnnxModel.open(file).save(target)
     return dataclasses.replace(report, model=str(target))
 
@@ -109,10 +110,7 @@ def _export(model: nn.Module, file: Path, args: tuple[Any, ...], options: dict[s
             raise ModelError("PyTorch cannot export the model", where=type(model).__name__, got=str(error)) from error
 
 
-def _check(report: SparsityReport, file: Path, plain: nn.Module) -> None:
-    """Refuse to leave out a parameter; that a constant is dense, such as a buffer, is for the report to say."""
-    dense = [site for site in report.sites if site.eligible and not site.compliant]
-    wrong = [site for site in dense if _is_parameter(site, OnnxModel.open(file), plain)]
+def _check(report: SparsityReport, wrong: list[SiteReport]) -> None:
     if wrong:
         raise PruneError(
             "the model multiplies by weights that have no mask",
@@ -123,13 +121,61 @@ def _check(report: SparsityReport, file: Path, plain: nn.Module) -> None:
         )
 
 
-def _is_parameter(site: SiteReport, model: OnnxModel, plain: nn.Module) -> bool:
-    """Whether a tensor of the file is a parameter: by its name or, where it was transposed, by its values."""
-    parameters = dict(plain.named_parameters(remove_duplicate=False))
-    if site.tensor in parameters:
-        return True
-    if site.ref is None or site.tensor in dict(plain.named_buffers(remove_duplicate=False)):
-        return False
-    values = np.sort(model.read(site.ref).astype(np.float32), axis=None)
-    alike = (p for p in parameters.values() if p.numel() == values.size and p.ndim > 1 and p.is_floating_point())
-    return any(np.array_equal(values, np.sort(p.detach().float().cpu().numpy(), axis=None)) for p in alike)
+def _trained(
+    report: SparsityReport,
+    file: Path,
+    plain: nn.Module,
+    args: tuple[Any, ...],
+    *,
+    pattern: Pattern,
+    options: dict[str, Any],
+) -> list[SiteReport]:
+    """The dense sites whose weights parameters have a part in: whatever is not the same in a file with others.
+
+    Exporters slice, scale and add up parameters and store the result under a name of their own, so that neither
+    names nor values tell it from a constant.
+
+    Args:
+        report: Of the file.
+        file: The exported model.
+        plain: What it was exported from; its parameters are overwritten.
+        args: Example inputs.
+        pattern: N:M.
+        options: Of `torch.onnx.export`.
+    """
+    dense = [site for site in report.sites if _is_dense(site)]
+    parameters = {name for name, _ in plain.named_parameters(remove_duplicate=False)}
+    if all(site.tensor in parameters for site in dense):
+        return dense
+    with tempfile.TemporaryDirectory(dir=file.parent) as folder:
+        other = Path(folder) / file.name
+        try:
+            _randomize(plain)
+            _export(plain, other, args, options)
+            models = OnnxModel.open(file), OnnxModel.open(other)
+            sites = find_sites(models[1], pattern=pattern)
+        except Exception:  # noqa: BLE001 - a model may refuse such values with any error; then nothing is known
+            return dense
+        if [_kind(site) for site in sites] != [_kind(site) for site in report.sites]:
+            return dense
+        pairs = zip(report.sites, sites, strict=True)
+        return [old for old, new in pairs if _is_dense(old) and _values(models[0], old) != _values(models[1], new)]
+
+
+def _is_dense(site: SiteReport) -> bool:
+    return site.eligible and not site.compliant
+
+
+def _randomize(model: nn.Module) -> None:
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+
+
+def _kind(site: WeightSite) -> tuple[str, str, tuple[int, ...]]:
+    return site.op, site.dtype, site.shape
+
+
+def _values(model: OnnxModel, site: WeightSite) -> bytes:
+    return b"" if site.ref is None else model.read(site.ref).tobytes()

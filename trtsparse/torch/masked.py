@@ -39,7 +39,7 @@ class MaskedWeight:
         self.pattern = pattern
         self.missing_masks = missing_masks
         self._keeps_pruned = keep_pruned
-        self._pruned: Tensor | None = None
+        self._pruned: Tensor | None = None  # the weight before it was last pruned
         self._is_loaded = False
         self._awaits_mask = False
         with torch.no_grad():
@@ -141,7 +141,7 @@ class MaskedWeight:
 
     def _prune(self) -> None:
         if self._keeps_pruned:
-            self._pruned = local(self.weight).masked_fill(local(self.mask), 0)
+            self._pruned = local(self.weight).clone()
         self.apply()
 
     def _restore(self) -> None:
@@ -149,6 +149,16 @@ class MaskedWeight:
             weight = local(self.weight)
             weight.copy_(torch.where(local(self.mask), weight, self._pruned.to(weight)))
             self._pruned = None
+
+    def _is_as_pruned(self) -> bool:
+        """Nothing has changed the weight since its values were kept."""
+        if self._pruned is None:
+            return False
+        weight = local(self.weight)
+        pruned = self._pruned.to(weight, copy=True)
+        apply_mask(pruned, local(self.mask))
+        same: bool = torch.equal(weight, pruned)
+        return same
 
     def _before_load(self, _: nn.Module, state_dict: dict[str, Any], prefix: str, *__: Any) -> None:
         self._is_loaded = self._is_in(state_dict, prefix)
@@ -179,10 +189,10 @@ class MaskedWeight:
 
     def after_load_of_ties(self, *, has_mask: bool) -> None:
         """Prune again after values came in by other names of the weight, before or after those of this layer."""
-        if not self._is_loaded:
+        if not (self._is_loaded and self._is_as_pruned()):  # then this layer was not the last
             self._pruned, self._is_loaded = None, True
         with torch.no_grad():
-            self._restore()  # where this layer was the last, its values are pruned already
+            self._restore()
         self._settle(has_mask=has_mask)
 
     def _settle(self, *, has_mask: bool) -> None:

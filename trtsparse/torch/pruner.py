@@ -242,13 +242,13 @@ class SparsePruner:
             options: Of `torch.onnx.export`, such as ``input_names``, ``dynamic_shapes`` and ``opset_version``.
 
         Returns:
-            What `trtsparse.validate` finds in the file. Constants that are no parameters, such as buffers, are not
-            pruned, and may not be compliant.
+            What `trtsparse.validate` finds in the file. Constants that do not depend on parameters, such as buffers,
+            are not pruned, and may not be compliant; a second export, with other parameters, tells which they are.
 
         Raises:
             ModelError: PyTorch cannot export the model.
-            PruneError: All eligible weights have masks and yet a parameter in the file is not compliant: it is not
-                the weight of a known layer. Or the weights are sharded.
+            PruneError: All eligible weights have masks and yet a weight in the file is not compliant: it is a
+                parameter, or computed from some, that is not the weight of a known layer. Or the weights are sharded.
             OutputError: The file cannot be written; nothing is left behind.
         """
         complete = all(chosen.uses[0].name in self._masked for chosen in self._weights if chosen.eligible)

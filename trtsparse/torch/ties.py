@@ -43,10 +43,11 @@ def unwatch(model: nn.Module) -> None:
         if _HANDLES in vars(module) and next(masked_weights(module), None) is None:
             for handle in vars(module).pop(_HANDLES):
                 handle.remove()
+            vars(module).pop(_LOADED, None)  # of a load that something else refused
 
 
 def _before_load(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    loaded = vars(module)[_LOADED] = []
+    loaded = []
     for weight, mask, names in _tied(module):
         came = [prefix + name for name in names if prefix + name in state_dict]
         if came:
@@ -54,6 +55,7 @@ def _before_load(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_:
             if not has_mask:
                 weight.check_mask_may_be_missing(came[0], prefix + mask)
             loaded.append((weight, prefix + mask, has_mask))
+    vars(module)[_LOADED] = loaded
 
 
 def _after_load(module: nn.Module, keys: Any) -> None:
