@@ -14,7 +14,8 @@ from typing import Any
 
 from models import digits, packaged
 from models._recipe import Recipe, suggestion
-from trtsparse.errors import ConfigError
+from trtsparse.errors import ConfigError, ModelError
+from trtsparse.files.model import OnnxModel
 
 __all__ = ["RECIPES", "Generated", "Packaged", "get", "names"]
 
@@ -111,9 +112,18 @@ def get(name: str, *, folder: str | os.PathLike[str] | None = None, **options: A
         return entry.find()
     recipe = entry.make(**options)
     path = Path(folder or _cache_folder()) / f"{name}-{_key(recipe)}.onnx"
-    if not path.is_file():
+    if not _is_whole(path):
         recipe.save(path)
     return path
+
+
+def _is_whole(path: Path) -> bool:
+    """The file is there, and so is the one with its weights where they are apart."""
+    try:
+        OnnxModel.open(path).external_files()
+    except ModelError:
+        return False
+    return True
 
 
 def _cache_folder() -> Path:

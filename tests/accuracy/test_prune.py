@@ -303,6 +303,29 @@ def test_a_model_that_onnxruntime_does_not_run_is_an_error():
         prune(proto, method="wanda", calibration=feeds(5, 8), allow_unknown_operators=True)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_an_empty_tensor_at_the_same_place_of_a_file_changes_nothing(tmp_path, method):
+    nodes = [
+        helper.make_node("Resize", ["x", "roi", "scales"], ["h"], name="up", mode="nearest"),
+        helper.make_node("Conv", ["h", "w", "b"], ["y"], name="conv"),
+    ]
+    stored = {
+        "scales": np.float32([1, 1, 2, 2]), "roi": np.zeros(0, np.float32), "w": random(8, 8, 2, 2),
+        "none": np.zeros((0, 4), np.float32), "b": random(8, seed=1), "end": np.zeros(0, np.float32),
+    }  # fmt: skip
+    proto = model(nodes, [tensor(*item) for item in stored.items()], inputs={"x": [2, 8, 4, 4]})
+    path = save_external(proto, tmp_path / "m.onnx", **dict.fromkeys(stored, "m.bin"))
+    data = [{"x": random(2, 8, 4, 4, seed=seed)} for seed in range(4)]
+    inside, beside = (
+        prune(given, method=method, calibration=data, output=tmp_path / name)
+        for given, name in ((proto, "inside.onnx"), (path, "beside.onnx"))
+    )
+    assert beside.to_dict()["layers"] == inside.to_dict()["layers"]
+    assert beside.layers[0].biases == ("b",)
+    expected = arrays(inside.model)
+    assert all(np.array_equal(value, expected[name]) for name, value in arrays(beside.model).items())
+
+
 def test_progress_reaches_the_whole():
     steps = []
     prune(chain(), method="wanda", calibration=feeds(5, 16), progress=lambda done, total: steps.append((done, total)))

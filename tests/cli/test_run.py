@@ -12,7 +12,7 @@ from tests.doubles import installed
 from tests.doubles.bindings import installed_bindings, make_runtime
 from tests.doubles.cuda import MemoryCuda
 from tests.doubles.gpu import built
-from tests.helpers import matmul, random
+from tests.helpers import matmul, random, save_external
 from trtsparse.cli.main import main
 
 
@@ -88,6 +88,35 @@ def test_json_holds_one_document(model, tmp_path, capsys):
     }  # fmt: skip
 
 
+def test_a_mean_beyond_float64_is_left_out(tmp_path, capsys, recwarn):
+    pytest.importorskip("onnxruntime")
+    onnx.save(network("(double[2] x) => (double[2] y) { y = Identity(x) }"), tmp_path / "m.onnx")
+    np.save(tmp_path / "x.npy", np.full(2, 1.7e308))
+    arguments = ["run", str(tmp_path / "m.onnx"), "--input", f"x={tmp_path / 'x.npy'}"]
+    assert main([*arguments, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)["outputs"]["y"]
+    assert (found["max"], found["mean"]) == (1.7e308, None)
+    assert main(arguments) == 0
+    assert capsys.readouterr().out == "y: shape [2], dtype float64, min 1.7e+308, max 1.7e+308, non_finite 0\n"
+    assert [str(warning.message) for warning in recwarn] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "whole"), [("m.onnx", "the model"), ("link", "the model"), ("w.bin", "a data file of the model {model}")]
+)
+def test_outputs_never_replace_the_model(tmp_path, name, whole, capsys):
+    pytest.importorskip("onnxruntime")
+    model = save_external(matmul(random(8, 4)), tmp_path / "m.onnx", w="w.bin")
+    (tmp_path / "link").symlink_to(model)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert main(["run", str(model), "--random", "-o", str(tmp_path / name)]) == 2
+    assert capsys.readouterr().err == (
+        f"error: the output would replace {whole.format(model=model)}\n  where: {tmp_path / name}\n"
+        "  to fix: name another file\n"
+    )
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def test_random_inputs_take_their_shapes_from_the_command_line(model, capsys):
     assert main(["run", str(model), "--random", "--shapes", "x:5x2"]) == 0
     assert "shape [5, 2]" in capsys.readouterr().out
@@ -101,6 +130,10 @@ def test_random_inputs_take_their_shapes_from_the_command_line(model, capsys):
         (["--input", "x=/nowhere.npy"], "the array cannot be read\n  where: --input x=/nowhere.npy\n  got: "),
         (["--shapes", "x:1x2"], "shapes are those of random inputs\n  where: --shapes\n  to fix: add --random"),
         (["--random", "--shapes", "x=1"], "cannot read a shape\n  where: --shapes\n  got: x=1\n  expected: name:1x3"),
+        (
+            ["--random", "--shapes", "x:1x2,x:3x2"],
+            "a tensor is named twice\n  where: --shapes\n  got: x:1x2,x:3x2\n  expected: one shape for 'x'\n",
+        ),
         (["--random", "-o", "/nowhere/y.npz"], "cannot write the file\n  where: /nowhere/y.npz"),
     ],
 )
@@ -130,6 +163,17 @@ def test_a_plan_says_what_it_would_need(tmp_path, capsys):
     (tmp_path / "m.plan").write_bytes(plan)
     assert main(["run", str(tmp_path / "m.plan")]) == 3
     assert "TensorRT-RTX 1.7.1.116 and a GPU" in capsys.readouterr().err
+
+
+def test_outputs_never_replace_a_plan(tmp_path, capsys):
+    plan = tmp_path / "m.plan"
+    plan.write_bytes(b"vtrt" + bytes(12) + (28).to_bytes(8, "little") + bytes([1, 7, 1, 116]))
+    before = plan.read_bytes()
+    assert main(["run", str(plan), "-o", str(plan)]) == 2
+    assert capsys.readouterr().err == (
+        f"error: the output would replace the model\n  where: {plan}\n  to fix: name another file\n"
+    )
+    assert plan.read_bytes() == before
 
 
 def test_random_inputs_are_made_for_a_plan(tmp_path, capsys):

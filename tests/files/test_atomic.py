@@ -3,6 +3,7 @@
 import errno
 import os
 import stat
+import threading
 
 import pytest
 
@@ -159,3 +160,86 @@ def test_folders_below_a_file_are_an_output_error(tmp_path):
 
     with pytest.raises(OutputError, match="cannot write the file"):
         fail()
+
+
+def test_a_folder_that_another_makes_meanwhile_is_used_and_stays(tmp_path, monkeypatch):
+    make = atomic.Path.mkdir
+
+    def late(path):
+        make(path)
+        make(path)
+
+    def fail():
+        with atomic.folders([tmp_path / "a/b"], beside=tmp_path / "file"):
+            assert (tmp_path / "a/b").is_dir()
+            raise ZeroDivisionError
+
+    monkeypatch.setattr(atomic.Path, "mkdir", late)
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert (tmp_path / "a/b").is_dir()
+
+
+def test_folders_may_be_made_at_once(tmp_path):
+    failures = []
+
+    def make(name, barrier):
+        barrier.wait()
+        try:
+            with atomic.folders([tmp_path / name / "b/c"], beside=tmp_path / "file"):
+                assert (tmp_path / name / "b/c").is_dir()
+        except OutputError as error:
+            failures.append(error)
+
+    for i in range(50):
+        barrier = threading.Barrier(4)
+        threads = [threading.Thread(target=make, args=(str(i), barrier)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert not failures
+
+
+def test_a_free_name_is_claimed_and_given_back_after_an_error(tmp_path):
+    path = tmp_path / "name"
+
+    def fail():
+        with atomic.claimed(path) as first, atomic.claimed(path) as second:
+            assert (first, second) == (True, False)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert contents(tmp_path) == {}
+    with atomic.claimed(path):
+        pass
+    assert contents(tmp_path) == {"name": b""}
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "link"])
+def test_a_name_that_something_has_is_not_claimed(tmp_path, kind):
+    path = tmp_path / "name"
+    {
+        "file": lambda: path.write_text("old"),
+        "folder": path.mkdir,
+        "link": lambda: path.symlink_to("nothing"),
+    }[kind]()
+
+    def fail():
+        with atomic.claimed(path) as free:
+            assert not free
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert [found.name for found in tmp_path.iterdir()] == ["name"]
+
+
+def test_a_name_in_a_missing_folder_is_an_output_error(tmp_path):
+    def claim():
+        with atomic.claimed(tmp_path / "no/name"):
+            pass
+
+    with pytest.raises(OutputError, match="cannot write the file"):
+        claim()

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from tests.helpers import model
+from tests.helpers import model, save_external
 from trtsparse.errors import ModelError
 from trtsparse.files import tensor as module
 from trtsparse.files.model import OnnxModel
@@ -197,6 +197,21 @@ def test_a_skeleton_saved_as_a_model_is_refused():
         OnnxModel.open(source.proto.SerializeToString())
     assert caught.value.what == "the file is a model's skeleton without its weights"
     assert caught.value.fix == "write models with OnnxModel.save, not their proto"
+
+
+def test_an_empty_tensor_has_no_place_and_shares_no_bytes(tmp_path):
+    values = {
+        "a": np.ones((2, 2), np.float32),
+        "none": np.zeros((0, 2), np.float32),
+        "b": np.ones((1, 2), np.float32),
+    }
+    proto = model(
+        [helper.make_node("Relu", ["x"], ["y"])], [numpy_helper.from_array(*item[::-1]) for item in values.items()]
+    )
+    source = OnnxModel.open(save_external(proto, tmp_path / "m.onnx", **dict.fromkeys(values, "m.bin")))
+    refs = list(source.refs())
+    assert [ref.key for ref in refs] == [("m.bin", 0), ("m.bin", -1), ("m.bin", 16)]
+    assert [source.read(ref).shape for ref in refs] == [(2, 2), (0, 2), (1, 2)]
 
 
 def test_names_of_data_types_are_numpys():

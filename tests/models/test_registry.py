@@ -8,7 +8,7 @@ import onnx
 import pytest
 
 import models
-from models import _registry
+from models import _graph, _registry
 from trtsparse.errors import ConfigError
 
 
@@ -27,6 +27,17 @@ def test_a_second_call_uses_the_file_of_the_first(tmp_path):
     assert models.get("mlp", folder=tmp_path, widths="8,4", seed=0) == first
     assert first.stat().st_mtime_ns == written
     assert list(tmp_path.iterdir()) == [first]
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda data: data.write_bytes(b"short")])
+def test_a_model_that_has_lost_its_weights_is_written_again(tmp_path, monkeypatch, damage):
+    monkeypatch.setattr(_graph, "_ONE_FILE_NBYTES", 100)
+    path = models.get("mlp", folder=tmp_path, widths=(8, 4))
+    data = path.with_name(f"{path.name}.data")
+    before = data.read_bytes()
+    damage(data)
+    assert models.get("mlp", folder=tmp_path, widths=(8, 4)) == path
+    assert data.read_bytes() == before
 
 
 def test_other_options_weights_or_code_give_another_file(tmp_path, monkeypatch):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from tests.helpers import arrays, model, point_to, random, tensor
+from tests.helpers import arrays, model, point_to, random, save_external, tensor
 from trtsparse.sparsity.prune import prune
 
 PRODUCT = helper.make_node("MatMul", ["x", "w"], ["h"], name="product")
@@ -84,6 +84,18 @@ def test_another_name_for_the_same_bytes_is_the_same_tensor(tmp_path):
     (tmp_path / "model.onnx").write_bytes(proto.SerializeToString())
     (pruned,) = prune(tmp_path / "model.onnx", output=tmp_path / "pruned.onnx").tensors
     assert (pruned.tensor, pruned.also_read_by) == ("w", ("Gather 'lookup'",))
+
+
+def test_an_empty_tensor_at_the_same_place_of_a_file_is_another(tmp_path):
+    nodes = [
+        helper.make_node("Resize", ["x", "roi", "scales"], ["h"], name="up", mode="nearest"),
+        helper.make_node("Conv", ["h", "w"], ["y"], name="conv"),
+    ]
+    stored = {"scales": np.float32([1, 1, 2, 2]), "roi": np.zeros(0, np.float32), "w": random(8, 8, 1, 1)}
+    proto = model(nodes, [tensor(*item) for item in stored.items()], inputs={"x": [1, 8, 4, 4]})
+    save_external(proto, tmp_path / "m.onnx", **dict.fromkeys(stored, "m.bin"))
+    (pruned,) = prune(tmp_path / "m.onnx", output=tmp_path / "pruned.onnx").tensors
+    assert (pruned.tensor, pruned.also_read_by) == ("w", ())
 
 
 def test_a_product_of_constants_reads_its_first_operand():

@@ -101,7 +101,7 @@ def parse_shapes(text: str | None) -> dict[str, tuple[int, ...]] | None:
     """Read "x:1x3x224x224,mask:1x128".
 
     Raises:
-        ConfigError: Not of this form.
+        ConfigError: Not of this form, or a name comes twice.
     """
     if text is None:
         return None
@@ -111,5 +111,8 @@ def parse_shapes(text: str | None) -> dict[str, tuple[int, ...]] | None:
         numbers = dims.split("x")
         if not (colon and name and all(number.isdecimal() for number in numbers)):
             raise ConfigError("cannot read a shape", where="--shapes", got=part, expected="name:1x3x224x224")
+        if name in shapes:
+            once = f"one shape for {name!r}"
+            raise ConfigError("a tensor is named twice", where="--shapes", got=text, expected=once)
         shapes[name] = tuple(int(number) for number in numbers)
     return shapes

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from trtsparse.cli import options as shared
-from trtsparse.errors import ConfigError
+from trtsparse.errors import ConfigError, ModelError
 
 __all__ = ["configure", "run"]
 
@@ -28,6 +28,8 @@ def run(options: argparse.Namespace) -> int:
     from trtsparse.bench.feeds import random_inputs
     from trtsparse.runtime.session import Session
 
+    if options.output:
+        _check_apart(options.model, options.output)
     feeds = shared.read_inputs(options.input)
     with Session(options.model, engine=options.engine) as session:
         if options.random:
@@ -43,19 +45,37 @@ def run(options: argparse.Namespace) -> int:
         shared.print_json({"schema": "trtsparse.run/1", "model": options.model, "outputs": summary})
     else:
         for name, facts in summary.items():
-            print(f"{name}: " + ", ".join(f"{key} {value}" for key, value in facts.items()))
+            print(f"{name}: " + ", ".join(f"{key} {value}" for key, value in facts.items() if value is not None))
     return 0
 
 
+def _check_apart(model: str, output: str) -> None:
+    """Refuse an output that would replace the model or its data files, before anything is run."""
+    from trtsparse.builder.engine import check_apart
+    from trtsparse.files.copies import same_file
+    from trtsparse.files.model import OnnxModel
+
+    if same_file(Path(model), Path(output)):
+        raise ConfigError("the output would replace the model", where=output, fix="name another file")
+    try:
+        opened = OnnxModel.open(model)
+    except ModelError:
+        return  # a plan or a saved engine, which have no data files, or what the session will refuse
+    check_apart(opened, [output])
+
+
 def _summary(array: Any) -> dict[str, Any]:
-    """Shape, type and the range of the values."""
+    """Shape, type and the range of the values; the mean is None where their sum is beyond float64."""
     import numpy as np
 
     facts: dict[str, Any] = {"shape": list(array.shape), "dtype": str(array.dtype)}
     if array.size and np.issubdtype(array.dtype, np.number):
         finite = array[np.isfinite(array)].astype(np.float64)
         if finite.size:
-            facts |= {"min": float(finite.min()), "max": float(finite.max()), "mean": float(finite.mean())}
+            with np.errstate(over="ignore"):
+                mean = float(finite.mean())
+            facts |= {"min": float(finite.min()), "max": float(finite.max())}
+            facts["mean"] = mean if np.isfinite(mean) else None
         facts["non_finite"] = int(array.size - finite.size)
     return facts
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from trtsparse.errors import OutputError, TrtSparseError
 
-__all__ = ["check_writable", "folders", "replacing", "replacing_all", "write"]
+__all__ = ["check_writable", "claimed", "folders", "replacing", "replacing_all", "write"]
 
 
 @contextlib.contextmanager
@@ -81,13 +81,40 @@ def folders(paths: Sequence[Path], *, beside: Path) -> Iterator[None]:
             missing = [folder for folder in (path, *path.parents) if not folder.exists()]
             for folder in reversed(missing):
                 with _output_errors(folder):
-                    folder.mkdir()
-                made.append(folder)
+                    if _make(folder):
+                        made.append(folder)
         yield
     except BaseException:
         for folder in reversed(made):
             with contextlib.suppress(OSError):
                 folder.rmdir()
+        raise
+
+
+@contextlib.contextmanager
+def claimed(path: Path) -> Iterator[bool]:
+    """Take a name that nothing has, by an empty file, which is removed again when the block ends with an error.
+
+    Args:
+        path: The name. Its folder must exist.
+
+    Yields:
+        False when a file, folder or link has the name already: it stays as it is.
+
+    Raises:
+        OutputError: The folder is missing or not writable.
+    """
+    with _output_errors(path):
+        try:
+            path.open("xb").close()
+            free = True
+        except FileExistsError:
+            free = False
+    try:
+        yield free
+    except BaseException:
+        if free:
+            path.unlink(missing_ok=True)
         raise
 
 
@@ -121,6 +148,17 @@ def check_writable(path: str | os.PathLike[str]) -> None:
     target = Path(path)
     with _output_errors(target):
         _temporary_beside(target).unlink()
+
+
+def _make(folder: Path) -> bool:
+    """Make a folder; False when somebody else has made it meanwhile."""
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        if not folder.is_dir():
+            raise
+        return False
+    return True
 
 
 def _temporary_beside(target: Path) -> Path:

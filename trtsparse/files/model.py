@@ -7,7 +7,7 @@ import functools
 import mmap
 import os
 import stat
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +16,9 @@ from google.protobuf.message import DecodeError
 
 from trtsparse.errors import ExternalDataError, ModelError, ModelNotFoundError, OutputError
 from trtsparse.files import atomic, tensor
-from trtsparse.files.copies import beside, copy_file, load, ranges, same_file
+from trtsparse.files.copies import beside, copy_file, load, names_beside, ranges, same_entry, same_file
 from trtsparse.files.protobuf import Buffer, rewrite_tensors
-from trtsparse.files.tensor import TensorRef
+from trtsparse.files.tensor import TensorRef, normal_location
 
 __all__ = ["OnnxModel"]
 
@@ -189,7 +189,8 @@ class OnnxModel:
 
         Args:
             target: The new model file (its own path is fine), or None for a copy in memory. External data files keep
-                their names, unless they would replace those of this model: then they are named after ``target``.
+                their names, unless other files beside ``target`` have them: then they are named after ``target``.
+                Only those of a model that ``target`` replaces are replaced.
             replaced: Tensors that the block will `edit`, every one: in files they are written once, then, and not
                 copied before. Otherwise a large file would go to the disk twice.
 
@@ -204,11 +205,10 @@ class OnnxModel:
             copies = {key: load(self._file(key)) for key in ("", *externals)}
             yield OnnxModel(copies, name=self.name, folder=self.folder, proto=self.proto)
             return
-        names = self._target_names(externals, target)
-        targets = {names[location]: beside(target, names[location]) for location in externals}
+        replaceable = self._replaceable(externals, target)
         with (
-            atomic.folders([path.parent for path in targets.values()], beside=target),
-            atomic.replacing_all([*targets.values(), target]) as (*temporaries, main),
+            names_beside(target, externals, replaceable=replaceable) as names,
+            atomic.replacing_all([*(beside(target, new) for new in names.values()), target]) as (*temporaries, main),
         ):
             for location, temporary in zip(externals, temporaries, strict=True):
                 copy_file(self._file(location), temporary, ranges(replaced, location))
@@ -217,7 +217,7 @@ class OnnxModel:
                 main.write_bytes(rewrite_tensors(load(self.files[""]), functools.partial(tensor.relocate, renamed)))
             else:
                 copy_file(self.files[""], main, ranges(replaced, ""))
-            files = {**dict(zip(targets, temporaries, strict=True)), "": main}
+            files = {**dict(zip(names.values(), temporaries, strict=True)), "": main}
             copy = OnnxModel(files, name=self.name, proto=None if renamed else self.proto)
             copy._holes = {
                 (names.get(ref.location, ""), ref.offset): self._bytes(ref, "r")
@@ -255,7 +255,14 @@ class OnnxModel:
         return tuple(file for file in found if isinstance(file, Path))
 
     def _file(self, location: str) -> Path | Buffer:
-        return self.files[location] if location in self.files else _inside(self.folder, location, self.name)
+        return self.files[location] if location in self.files else self._inside(location)
+
+    def _inside(self, location: str) -> Path:
+        """The external file of this name; it must lie below the model's folder, or below that of a link's file."""
+        folders = [] if self.folder is None else [self.folder]
+        if folders and self.path is not None and self.path.is_symlink():
+            folders.append(self.path.resolve().parent)  # caches keep all files in one folder, and links elsewhere
+        return _inside(folders, location, self.name)
 
     def _source(self, location: str) -> Path | Buffer:
         """Where an external file is on disk, for a copy in memory too."""
@@ -265,14 +272,14 @@ class OnnxModel:
     def _external(self, proto: onnx.TensorProto, expected: int, where: str) -> tuple[str, int, int]:
         """Location, offset and length of an external tensor, checked against the file."""
         entries = {entry.key: entry.value for entry in proto.external_data}
-        location = str(entries.get("location", ""))  # protobuf gives bytes for what is not UTF-8
+        location = normal_location(str(entries.get("location", "")))  # protobuf gives bytes for what is not UTF-8
         try:
             offset = int(entries.get("offset", "0") or 0)
             nbytes = int(entries.get("length", "0") or 0) or expected
         except ValueError as error:
             raise ExternalDataError("external data has a bad offset or length", where=where, got=entries) from error
         try:
-            file = self._file(location) if location else _inside(self.folder, location, self.name)
+            file = self._file(location) if location else self._inside(location)
         except ExternalDataError as error:
             error.add_note(where) if hasattr(error, "add_note") else None
             raise
@@ -296,22 +303,24 @@ class OnnxModel:
         """Locations in the order in which the model first names them."""
         return list(dict.fromkeys(ref.location for ref in self.refs() if ref.location))
 
-    def _target_names(self, externals: list[str], target: Path) -> dict[str, str]:
-        """The external files' names beside ``target``: their own, or new ones where those are this model's files."""
-        sources = {location: self._source(location) for location in externals}
-        if any(same_file(source, target) for source in sources.values()):
+    def _replaceable(self, externals: list[str], target: Path) -> tuple[Path, ...]:
+        """The data files of the model at ``target``, without those that this one needs when it stays."""
+        sources = [self._source(location) for location in externals]
+        if any(same_file(source, target) for source in sources):
             raise OutputError(
                 "the output would replace the model's own data file",
                 where=target,
                 fix="give another path, or the model's own to replace both",
             )
-        own = self.path is not None and same_file(self.path, target)
-        if own or not any(same_file(source, beside(target, location)) for location, source in sources.items()):
-            return {location: location for location in externals}
-        taken = set(externals)
-        numbered = (f"{target.name}.data" if n == 0 else f"{target.name}.{n}.data" for n in range(2 * len(taken) + 1))
-        free = (name for name in numbered if name not in taken)
-        return dict(zip(externals, free, strict=False))
+        if not externals or not target.exists():
+            return ()
+        try:
+            old = OnnxModel.open(target).external_files()
+        except ModelError:
+            return ()  # what is no whole model owns no files
+        if self.path is not None and same_entry(self.path, target):
+            return old
+        return tuple(file for file in old if not any(same_file(source, file) for source in sources))
 
     def _bytes(self, ref: TensorRef, mode: str) -> np.ndarray:
         file = self._file(ref.location)
@@ -393,19 +402,19 @@ def _check_readable(path: Path) -> None:
         raise ModelError("the file is empty", where=path)
 
 
-def _inside(folder: Path | None, location: str, name: str) -> Path:
-    """The external file ``location`` of a model in ``folder``; it must not lie anywhere else."""
+def _inside(folders: Sequence[Path], location: str, name: str) -> Path:
+    """The external file ``location`` of a model in the first folder; a link there may lead into the others only."""
     where = f"file {location!r} of {name}"
-    if folder is None:
+    if not folders:
         raise ExternalDataError(
             "the model's weights are in a file that cannot be found from a model in memory",
             where=where,
             fix="give the model's path instead, or load it with its data",
         )
     relative = Path(location)
-    path = folder / relative
+    path = folders[0] / relative
     try:
-        inside = path.resolve().is_relative_to(folder.resolve())
+        inside = any(path.resolve().is_relative_to(folder.resolve()) for folder in folders)
         exists = path.is_file()
     except (OSError, ValueError) as error:
         raise ExternalDataError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ __all__ = [
     "TensorRef",
     "decode_varints",
     "dtype_name",
+    "normal_location",
     "packed_nbytes",
     "relocate",
     "rewrite_varints",
@@ -41,7 +43,7 @@ class TensorRef:
     Attributes:
         name: The tensor's name ("" for the value of a Constant node).
         location: The external file as the model names it, or "" for the model file itself.
-        offset: Of the first byte in that file.
+        offset: Of the first byte in that file; -1 for an empty tensor: it has no place, whatever the model says.
         nbytes: As stored.
         encoding: "raw_data" for plain little-endian elements (external data and packed float_data too), else the
             protobuf field whose varints hold them.
@@ -56,6 +58,10 @@ class TensorRef:
     encoding: str
     data_type: int
     shape: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not self.nbytes:
+            object.__setattr__(self, "offset", -1)  # writers give it that of the next tensor
 
     @property
     def key(self) -> tuple[str, int]:
@@ -152,15 +158,25 @@ def stripped_location(tensor: onnx.TensorProto) -> tuple[str, int, int] | None:
     return None
 
 
+def normal_location(location: str) -> str:
+    """One spelling for all names of the same path.
+
+    Example:
+        >>> normal_location("./weights//w.bin")
+        'weights/w.bin'
+    """
+    return Path(location).as_posix() if location else location
+
+
 def relocate(names: dict[str, str], data: Buffer, start: int, end: int) -> bytes | None:
-    """Give a TensorProto's external file another name; None when it has none of ``names``."""
+    """Give a TensorProto's external file another name; None when it has none of ``names`` (normal locations)."""
     pieces: list[bytes] = []
     copied = start
     for field in fields(data, start, end):
         if field.number != _EXTERNAL_DATA:
             continue
         parts = {part.number: bytes(data[part.start : part.end]) for part in fields(data, field.start, field.end)}
-        name = names.get(parts.get(2, b"").decode(errors="replace"))
+        name = names.get(normal_location(parts.get(2, b"").decode(errors="replace")))
         if parts.get(1) == b"location" and name is not None:
             entry = encode_field(1, b"location") + encode_field(2, name.encode())
             pieces += (bytes(data[copied : field.tag]), encode_field(_EXTERNAL_DATA, entry))
