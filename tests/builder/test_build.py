@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from tests.builder.options import BATCH, config
 from trtsparse.builder.build import build
@@ -88,6 +88,39 @@ def test_a_quantized_model_reaches_int8(quantized):
     assert (report.precision.reached, report.precision.way) == ("int8", "as is")
     (row,) = report.sites
     assert (row.compliant, row.eligible, row.chosen) == (True, True, "decided at load")
+
+
+def test_what_a_quantized_model_leaves_in_fp32_is_not_eligible(quantized):
+    graph = quantized.graph
+    graph.node[3].output[0] = "h"
+    graph.node.append(helper.make_node("MatMul", ["h", "head.w"], ["y"], "head"))
+    graph.initializer.append(numpy_helper.from_array(np.eye(64, dtype=np.float32), "head.w"))
+    rows = build(quantized, config(precision="int8", sparsity="enable")).report.sites
+    assert [(row.node, row.compliant, row.eligible, row.chosen, row.reason) for row in rows] == [
+        ("mm", True, True, "decided at load", ""),
+        ("head", True, False, False, "computed in FP32: not quantized"),
+    ]
+
+
+@pytest.mark.filterwarnings("ignore::trtsparse.builder.config.BuildWarning")
+@pytest.mark.usefixtures("rtx")
+def test_what_the_conversion_does_not_quantize_is_not_eligible(text_model):
+    pytest.importorskip("onnxruntime")
+    ones = ", ".join(["1.0"] * 16)
+    model = text_model(
+        f"""g (float[4, 4] x) => (float[4, 4] y) <float[4, 4] w = {{{ones}}}, float[4, 4] v = {{{ones}}}>
+        {{ [body] h = MatMul(x, w) r = Relu(h) [left] y = MatMul(v, r) }}"""
+    )
+    rows = build(model, config(precision="int8", random_calibration=True, sparsity="enable")).report.sites
+    assert [(row.node, row.reason) for row in rows] == [("body", ""), ("left", "computed in FP32: not quantized")]
+
+
+def test_the_timing_cache_does_not_replace_the_model(external):
+    before = {path: path.read_bytes() for path in external.parent.iterdir()}
+    for path in before:
+        with pytest.raises(ConfigError, match="the output would replace "):
+            build(external, config(timing_cache=path, profiles=(BATCH,)))
+    assert {path: path.read_bytes() for path in external.parent.iterdir()} == before
 
 
 def test_a_sparse_build_says_that_kernels_are_chosen_at_load(net):

@@ -227,6 +227,15 @@ def test_values_of_shape_inputs_come_from_the_sample_that_gives_opt(rtx, text_mo
     assert given == [("st", (0,), (1,), (1,)), ("en", (2,), (3,), (6,))]
 
 
+def test_samples_that_differ_in_the_number_of_values_are_named(rtx, text_model):
+    samples = [{"x": np.zeros((4, 4), "f4"), "s": np.array(shape)} for shape in ([2, 8, 1], [2, 8])]
+    model = text_model("g (float[4, 4] x, int64[2] s) => (float[a, b] y) { y = Reshape(x, s) }")
+    with pytest.raises(ConfigError) as error:
+        build(model, BuildConfig(flavour="tensorrt_rtx"), samples=samples)
+    assert rtx
+    assert str(error.value) == "samples of one input differ in the number of values\n  got: (2, 8, 1), (2, 8)"
+
+
 def test_an_input_that_holds_no_shape_after_all_has_sizes_above_zero(rtx, text_model):
     model = text_model("g (float[n, 4] x, int64[1] i) => (float[m, 4] y) { y = Gather<axis = 0>(x, i) }")
     with pytest.raises(ConfigError) as error:

@@ -4,14 +4,15 @@ import warnings
 
 import onnx
 import pytest
-from onnx import helper
+from onnx import helper, parser
 
 from trtsparse.builder.config import SparsityWarning
 from trtsparse.builder.report import Notes
-from trtsparse.builder.sites import Evidence, make_rows, node_names, warn_before
+from trtsparse.builder.sites import Evidence, make_rows, node_names, nodes_in_fp32, warn_before
 from trtsparse.builder.sparsity_log import SparseLayers
 from trtsparse.files.model import OnnxModel
 from trtsparse.sparsity.validate import validate
+from trtsparse.sparsity.weights import find_sites
 
 TURING = "no target has Sparse Tensor Cores: they came with compute capability 8.0"
 
@@ -95,6 +96,94 @@ def test_what_runs_sparse_is_eligible_whatever_was_expected(sites):
         (True, True, ""),
         (False, False, "kept in FP32 by the conversion"),
     ]
+
+
+def test_a_node_in_a_sparse_layer_keeps_its_structural_reason(sites):
+    inner = dataclasses.replace(sites[0], node="attention", eligible=False, reason="not constant", compliant=None)
+    names = {name: (name,) for name in ("conv", "attention", "gemm")}
+    log = SparseLayers(chosen="{ForeignNode[conv...attention]}")
+    evidence = Evidence(asked=True, at_load=False, log=log, names=names)
+    found = make_rows([sites[0], inner, sites[1]], evidence, reached="fp32")
+    assert [(row.eligible, row.reason) for row in found] == [
+        (True, ""),
+        (False, "not constant"),
+        (False, "FP32 build: Sparse Tensor Cores take FP16, BF16, FP8 and INT8"),
+    ]
+
+
+QUANTIZED = """q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) wd = DequantizeLinear(v, s, z) """
+
+
+def products(text, *, float_type="float"):
+    """A model of the nodes in text, between x and y, with an INT8 weight v and a floating point weight w."""
+    return OnnxModel.open(
+        parser.parse_model(
+            f"""<ir_version: 10, opset_import: ["": 19]> g ({float_type}[4, 4] x, bool c) => ({float_type}[4, 4] y)
+            <{float_type} s = {{1}}, int8 z = {{0}}, int8[4, 4] v = {{{", ".join("1" * 16)}}},
+            {float_type}[4, 4] w = {{{", ".join("1" * 16)}}}> {{ {QUANTIZED} {text} }}"""
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[a] y = MatMul(d, wd)", set()),
+        ("[a] h = MatMul(d, wd) [b] y = MatMul(h, w)", {"b"}),
+        ("[a] h = MatMul(d, wd) [b] y = MatMul(w, d)", {"b"}),
+        ("[a] y = MatMul(x, wd)", {"a"}),
+        ("t = Transpose(d) [a] y = MatMul(t, wd)", set()),
+        ("r = Relu(d) [a] y = MatMul(r, wd)", {"a"}),
+        ("a, b = Split<axis=0, num_outputs=2>(d) f = Concat<axis=0>(a, b) [c] y = MatMul(f, wd)", set()),
+        (
+            """[a] h = MatMul(d, wd) y = If (c) <then_branch = t () => (float[4, 4] o) { [b] o = MatMul(h, w) },
+            else_branch = e () => (float[4, 4] p) { p = Identity(h) }>""",
+            {"b"},
+        ),
+        ("MatMul_3 = Identity(d) [a] y = MatMul(MatMul_3, w)", {"a"}),
+    ],
+)
+def test_products_of_what_is_not_quantized_are_in_fp32(text, expected):
+    model = products(text)
+    assert nodes_in_fp32(model, model) == expected
+
+
+def test_products_in_half_precision_are_not_in_fp32():
+    model = products("[a] h = MatMul(d, wd) [b] y = MatMul(h, w)", float_type="float16")
+    assert nodes_in_fp32(model, model) == set()
+
+
+def test_a_name_that_a_quantized_node_has_too_says_nothing():
+    branch = "t () => (float[4, 4] {0}) {{ g = Identity(h) i = Identity(g) k = Identity(i) {0} = MatMul(k, w) }}"
+    branches = f"then_branch = {branch.format('o')}, else_branch = {branch.format('p')}"
+    model = products(f"h = MatMul(d, wd) y = If (c) <{branches}>")
+    assert [site.node for site in find_sites(model)] == ["MatMul_3"] * 3
+    assert nodes_in_fp32(model, model) == set()
+
+
+def test_what_a_conversion_renamed_is_in_fp32_under_the_name_of_the_model():
+    source = products("[a] h = MatMul(d, wd) [b] y = MatMul(h, w)")
+    built = products("[a] h = MatMul(d, wd) [fused] y = MatMul(h, w)")
+    assert "b" in nodes_in_fp32(source, built)
+    assert "a" not in nodes_in_fp32(source, built)
+
+
+@pytest.mark.parametrize(
+    ("reached", "reason"),
+    [("int8", "computed in FP32: not quantized"), ("fp16", "computed in FP32: stored so")],
+)
+def test_what_is_computed_in_fp32_is_not_eligible_and_says_so(sites, reached, reason):
+    (conv, gemm) = make_rows(sites, Evidence(asked=True, at_load=True), reached=reached, in_fp32={"gemm"})
+    assert (conv.eligible, conv.chosen) == (True, "decided at load")
+    assert (gemm.eligible, gemm.chosen, gemm.reason) == (False, False, reason)
+
+
+def test_a_build_of_which_all_stays_in_fp32_is_told_before(sites):
+    notes = Notes()
+    with pytest.warns(SparsityWarning):
+        warn_before(sites, notes, reached="int8", forced=False, kept=("conv",), in_fp32={"gemm"})
+    reasons = "kept in FP32 by the conversion; computed in FP32: not quantized"
+    assert notes.texts == [f"sparsity is on, but no weight of the model is eligible: {reasons}"]
 
 
 @pytest.mark.parametrize(

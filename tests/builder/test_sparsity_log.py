@@ -140,6 +140,17 @@ def test_onnx_nodes_in_the_metadata_are_part_of_the_layer():
     assert nodes_in(layer, ["/fc1/MatMul", "/fc1/Add", "/fc2/MatMul"]) == ("/fc1/MatMul", "/fc1/Add")
 
 
+@pytest.mark.parametrize("between", ["\x1e", "\x1f", "", ", ", " ", "\x1e[Other: c]\x1e", ", [Other kind: c], "])
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("fc[1]", "relu(2)"), ("blk[0]/fc", "fc[2]"), ("fc[1][2]", "a]b"), ("a], b", "c[")],
+)
+def test_nodes_in_the_metadata_may_have_brackets_in_their_names(between, first, second):
+    metadata = f"[ONNX Layer: {first}]{between}[ONNX Layer: {second}]"
+    ((layer, _),) = read_inspector(inspector({"Name": "__myl", "TacticName": "sparse", "Metadata": metadata}))
+    assert layer == f"__myl, {first}, {second}"
+
+
 @pytest.mark.parametrize("information", ["", "no json", "[]", inspector("a", "b"), inspector({"Name": "a"})])
 def test_an_inspector_that_tells_no_tactics_is_not_no_tactics(information):
     assert read_inspector(information) is None

@@ -166,6 +166,17 @@ def test_a_quantized_model_is_int8_everywhere(trt, quantized):
     assert report.precision.way == ("flags" if weak else "as is")
 
 
+@pytest.mark.filterwarnings("ignore::trtsparse.builder.config.BuildWarning")
+@pytest.mark.parametrize("rest", ["fp32", None])
+def test_what_no_flag_makes_less_than_fp32_is_told_to_be_not_eligible(trt, quantized, rest):
+    quantized.graph.node[3].input[0] = "x"  # the weight alone is quantized
+    report = build(quantized, BuildConfig(precision="int8", int8_rest=rest, sparsity="enable")).report
+    told = "sparsity is on, but no weight of the model is eligible: computed in FP32: not quantized"
+    half = "FP16" in flags_set(trt)
+    assert half == (rest is None and trt.asked in WEAK)
+    assert (told in report.warnings) != half
+
+
 def test_int8_of_a_float_model_is_calibrated_with_the_samples(trt, net):
     rng = np.random.default_rng(1)
     samples = [{"x": rng.standard_normal((2, 8, 6, 6)).astype(np.float32)} for _ in range(4)]

@@ -105,6 +105,14 @@ def test_the_model_is_not_replaced_by_the_plan_or_the_report(model, tmp_path, ou
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
+def test_the_timing_cache_does_not_replace_the_model_either(model, tmp_path, capsys):
+    before = model.read_bytes()
+    arguments = ["--shapes", "x:8x64", "--timing-cache", str(model)]
+    assert main(["build", str(model), "-o", str(tmp_path / "m.plan"), *arguments]) == 2
+    assert f"the output would replace the model\n  where: {model}\n" in capsys.readouterr().err
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == {"m.onnx": before}
+
+
 def test_options_that_nothing_would_come_of_are_refused(model, tmp_path, capsys):
     arguments = ["--shapes", "x:8x64", "--precision", "tf32", "--keep-fp32", "nonsense"]
     assert main(["build", str(model), "-o", str(tmp_path / "m.plan"), *arguments]) == 2

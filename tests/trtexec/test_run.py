@@ -250,6 +250,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_run(model, tmp_p
 FILES = [
     "--saveEngine={}",
     "--exportTimes={}",
+    "--timingCacheFile={}",
     "--engine=onnxruntime --exportOutput={}",
     "--engine=cusparselt --saveEngine={}",
 ]

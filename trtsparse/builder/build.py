@@ -5,7 +5,6 @@ TensorRT's raw API is used; see `trtsparse.builder.adapter` for why.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 import types
@@ -25,14 +24,21 @@ from trtsparse.builder.adapter import find_tensorrt
 from trtsparse.builder.advanced import apply_types
 from trtsparse.builder.capabilities import Capabilities
 from trtsparse.builder.config import BuildConfig, Profile
-from trtsparse.builder.engine import BuiltEngine
+from trtsparse.builder.engine import BuiltEngine, check_apart
 from trtsparse.builder.logs import Log, collecting
 from trtsparse.builder.options import apply_options, load_plugins
 from trtsparse.builder.plan import read_header
 from trtsparse.builder.precision import Conversion, Route, choose_route, convert, stored_precision
 from trtsparse.builder.progress import monitoring
-from trtsparse.builder.report import BuildReport, Notes, PrecisionReport
-from trtsparse.builder.sites import Evidence, make_rows, node_names, warn_about_open_layers, warn_before
+from trtsparse.builder.report import BuildReport, Notes, PrecisionReport, fingerprint
+from trtsparse.builder.sites import (
+    Evidence,
+    make_rows,
+    node_names,
+    nodes_in_fp32,
+    warn_about_open_layers,
+    warn_before,
+)
 from trtsparse.builder.sparsity_log import read_inspector, read_log
 from trtsparse.errors import BuildError, ConfigError, DeviceError, OutputError, TrtSparseError
 from trtsparse.files.model import OnnxModel
@@ -52,6 +58,7 @@ class _Job:
         source: The user's model.
         built: What is parsed: pruned and converted where asked.
         sites: Of the source, judged after pruning, in a thread while TensorRT's parser is at work.
+        in_fp32: Nodes of the source that are computed in FP32 in a build of less, likewise.
         fingerprint: Hashes of the source, likewise.
     """
 
@@ -62,6 +69,7 @@ class _Job:
     route: Route
     stored: str
     sites: Future[tuple[SiteReport, ...]]
+    in_fp32: Future[frozenset[str]]
     fingerprint: Future[dict[str, Any]]
     pruning: dict[str, Any] | None
     profiles: tuple[Profile, ...]
@@ -74,7 +82,7 @@ class _Job:
     @property
     def kept(self) -> tuple[str, ...]:
         """Nodes that stay in FP32; a flag lets TensorRT run in half precision what was only not quantized."""
-        return () if {"FP16", "BF16"}.intersection(self.route.flags) else self.conversion.kept
+        return self.conversion.kept if self.route.keeps_fp32 else ()
 
 
 @dataclass(frozen=True)
@@ -166,6 +174,8 @@ def _prepare(
 ) -> _Job:
     """Check everything that can be checked, prune and convert."""
     capabilities.check(config)
+    if config.timing_cache is not None:
+        check_apart(source, [config.timing_cache])
     stored = stored_precision(source)
     route = choose_route(config, capabilities, stored)
     profiles = _profiles(source, config, samples)
@@ -175,12 +185,22 @@ def _prepare(
         pruned, pruning = done.model, done.to_dict()
     shapes = ranges.usual_shapes(input_specs(source), profiles)
     sites = pool.submit(_judge, pruned, route, stored, shapes)
-    fingerprint = pool.submit(_fingerprint, source)
     if route.convert:
         sites.result()  # a damaged model is refused here
     conversion = convert(pruned, route, config, samples=samples, shapes=shapes)
     return _Job(
-        config, capabilities, source, conversion, route, stored, sites, fingerprint, pruning, profiles, samples
+        config,
+        capabilities,
+        source,
+        conversion,
+        route,
+        stored,
+        sites,
+        pool.submit(_in_fp32, source, conversion.model, route),
+        pool.submit(fingerprint, source),
+        pruning,
+        profiles,
+        samples,
     )
 
 
@@ -190,6 +210,11 @@ def _judge(
     converted = stored == "fp32" and route.reached in ("fp16", "bf16", "int8")
     precision = route.reached if converted else "stored"
     return validate(model, precision=precision, shapes=shapes, allow_unknown_operators=True).sites
+
+
+def _in_fp32(source: OnnxModel, built: OnnxModel, route: Route) -> frozenset[str]:
+    mixed = route.keeps_fp32 and route.reached not in ("fp32", "tf32")
+    return nodes_in_fp32(source, built) if mixed else frozenset()
 
 
 def _profiles(
@@ -206,8 +231,15 @@ def _warn(job: _Job, notes: Notes) -> None:
     """Say, before TensorRT starts, what will not be as the caller may expect."""
     config, reached = job.config, job.route.reached
     if config.wants_sparsity:
-        forced, targets = config.sparsity == "force", config.compute_capabilities
-        warn_before(job.sites.result(), notes, reached=reached, forced=forced, targets=targets)
+        warn_before(
+            job.sites.result(),
+            notes,
+            reached=reached,
+            forced=config.sparsity == "force",
+            kept=job.kept,
+            in_fp32=job.in_fp32.result(),
+            targets=config.compute_capabilities,
+        )
         warn_about_open_layers(job.conversion.open_layers, notes)
     if config.precision in ("fp32", "tf32") and reached != config.precision:
         stored = f"the model is stored in {job.stored.upper()} and stays so"
@@ -344,6 +376,7 @@ def _report(job: _Job, result: _Result, notes: Notes, started: float) -> BuildRe
         evidence,
         reached=route.reached,
         kept=job.kept,
+        in_fp32=job.in_fp32.result(),
         open_layers=job.conversion.open_layers,
         targets=config.compute_capabilities,
     )
@@ -384,18 +417,3 @@ def _precision(job: _Job) -> PrecisionReport:
         kept=job.kept,
         conversion=job.conversion.steps,
     )
-
-
-def _fingerprint(model: OnnxModel) -> dict[str, Any]:
-    external = [{"name": path.name, "sha256": _sha256(path)} for path in model.external_files()]
-    return {"name": model.name, "sha256": _sha256(model.files[""]), "external": external}
-
-
-def _sha256(source: Any) -> str:
-    if not isinstance(source, Path):
-        return hashlib.sha256(source).hexdigest()
-    digest = hashlib.sha256()
-    with source.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()

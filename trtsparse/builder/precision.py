@@ -54,6 +54,11 @@ class Route:
             return "converted graph and flags" if self.flags else "converted graph"
         return "flags" if self.flags else "as is"
 
+    @property
+    def keeps_fp32(self) -> bool:
+        """What the graph has in FP32 stays so: no flag lets TensorRT run it in half precision."""
+        return not {"FP16", "BF16"}.intersection(self.flags)
+
 
 @dataclass(frozen=True)
 class Conversion:

@@ -223,10 +223,8 @@ def _ranges_of(shapes: Mapping[str, Sequence[Shape]]) -> dict[str, ShapeRange]:
     for seen in shapes.values():
         if not seen:
             raise ConfigError("a profile cannot be inferred without samples")
-        if len({len(shape) for shape in seen}) > 1:
-            raise ConfigError("samples of one input differ in the number of dims", got=", ".join(map(str, seen)))
     usual = _usual(shapes)
-    return {name: _range_of(seen, usual) for name, seen in shapes.items()}
+    return {name: _range_of(seen, usual, of="dims") for name, seen in shapes.items()}
 
 
 def _usual(shapes: Mapping[str, Sequence[Shape]]) -> int:
@@ -239,7 +237,9 @@ def _usual(shapes: Mapping[str, Sequence[Shape]]) -> int:
     return shared.index(max(shared))
 
 
-def _range_of(shapes: Sequence[Shape], usual: int) -> ShapeRange:
+def _range_of(shapes: Sequence[Shape], usual: int, *, of: str) -> ShapeRange:
+    if len(set(map(len, shapes))) > 1:
+        raise ConfigError(f"samples of one input differ in the number of {of}", got=", ".join(map(str, shapes)))
     columns = list(zip(*shapes, strict=True))
     return tuple(map(min, columns)), shapes[usual], tuple(map(max, columns))
 
@@ -267,7 +267,7 @@ def _sampled_values(tensors: Sequence[Any], samples: Sequence[Feeds]) -> dict[st
     values = {name: [tuple(int(v) for v in np.ravel(sample[name])) for sample in whole] for name in holding}
     shapes = {name: [np.shape(sample[name]) for sample in whole] for name in dynamic}
     usual = _usual(shapes or values)
-    return {name: _range_of(seen, usual) for name, seen in values.items()}
+    return {name: _range_of(seen, usual, of="values") for name, seen in values.items()}
 
 
 def _made_up(tensor: Any, value: int | None, warn: Callable[[str], None] | None) -> ShapeRange | None:

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from trtsparse.builder.config import BuildWarning
+from trtsparse.files.model import OnnxModel
 
-__all__ = ["SCHEMA", "BuildReport", "Chosen", "Notes", "PrecisionReport", "SiteRow"]
+__all__ = ["SCHEMA", "BuildReport", "Chosen", "Notes", "PrecisionReport", "SiteRow", "fingerprint"]
 
 SCHEMA = "trtsparse.build/1"
 Chosen = bool | Literal["decided at load"] | None
@@ -156,6 +157,22 @@ class Notes:
         """Raise a warning that points at the first caller outside this package."""
         self.texts.append(text)
         warnings.warn(text, category, stacklevel=_caller_depth())
+
+
+def fingerprint(model: OnnxModel) -> dict[str, Any]:
+    """The name and the SHA-256 of a model's file, and of its external data files."""
+    external = [{"name": path.name, "sha256": _sha256(path)} for path in model.external_files()]
+    return {"name": model.name, "sha256": _sha256(model.files[""]), "external": external}
+
+
+def _sha256(source: Any) -> str:
+    if not isinstance(source, Path):
+        return hashlib.sha256(source).hexdigest()
+    digest = hashlib.sha256()
+    with source.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 _PACKAGE = str(Path(__file__).parent.parent)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import onnx
@@ -13,16 +13,20 @@ from trtsparse.builder.config import SparsityWarning
 from trtsparse.builder.report import Chosen, Notes, SiteRow
 from trtsparse.builder.sparsity_log import NodeNames, SparseLayers
 from trtsparse.files.model import OnnxModel
-from trtsparse.sparsity.trace import subgraphs
+from trtsparse.sparsity.trace import Scope, bodies, dequantized_from, subgraphs
 from trtsparse.sparsity.validate import SiteReport
-from trtsparse.sparsity.weights import find_sites
+from trtsparse.sparsity.weights import find_sites, has_weights, with_shapes
 
-__all__ = ["Evidence", "make_rows", "node_names", "warn_about_open_layers", "warn_before"]
+__all__ = ["Evidence", "make_rows", "node_names", "nodes_in_fp32", "warn_about_open_layers", "warn_before"]
 
 _DENSE = ("fp32", "tf32")
 _SPARSE_FROM = 8.0
 _SINCE = "they came with compute capability 8.0"
 _OPEN = "its output stays floating point: sparse INT8 kernels were only seen chosen where the output is INT8 too"
+_COMMUTING = {
+    "Concat", "Flatten", "Gather", "Identity", "MaxPool", "Reshape", "Slice", "Split", "Squeeze", "Transpose",
+    "Unsqueeze",
+}  # fmt: skip
 _LISTED = 5  # names in a warning before "and n more"
 
 
@@ -94,27 +98,30 @@ def make_rows(
     *,
     reached: str,
     kept: Sequence[str] = (),
+    in_fp32: Collection[str] = (),
     open_layers: Sequence[str] = (),
     targets: Sequence[str] = (),
 ) -> tuple[SiteRow, ...]:
     """One row a site; a site whose precision has no sparse kernels is not eligible, whatever its structure.
 
-    What runs sparse is eligible, whatever the other arguments say.
+    A site of a fitting structure that runs sparse is eligible, whatever the other arguments say.
 
     Args:
         sites: Of the source model.
         evidence: What TensorRT told.
         reached: The precision of the build.
-        kept: Nodes that stay in FP32.
+        kept: Nodes that the conversion left in FP32.
+        in_fp32: `nodes_in_fp32` of the built model, where TensorRT keeps to its types.
         open_layers: Quantized nodes whose output stays floating point.
         targets: Compute capabilities that are built for, if they are named.
     """
     rows = []
     evidence = evidence.knowing(site.node for site in sites)
     for site in sites:
-        reason = site.reason or _reason(site, reached, kept, targets)
-        chosen = evidence.chosen(site.node, possible=not reason and bool(site.compliant))
-        reason = "" if chosen is True else reason
+        expected = _reason(site, reached, kept, in_fp32, targets)
+        possible = not site.reason and not expected and bool(site.compliant)
+        chosen = evidence.chosen(site.node, possible=possible)
+        reason = site.reason or ("" if chosen is True else expected)
         rows.append(
             SiteRow(
                 node=site.node,
@@ -136,9 +143,16 @@ def make_rows(
 
 
 def warn_before(
-    sites: Sequence[SiteReport], notes: Notes, *, reached: str, forced: bool, targets: Sequence[str] = ()
+    sites: Sequence[SiteReport],
+    notes: Notes,
+    *,
+    reached: str,
+    forced: bool,
+    kept: Sequence[str] = (),
+    in_fp32: Collection[str] = (),
+    targets: Sequence[str] = (),
 ) -> None:
-    """Say, before a sparse build, what will keep it from being sparse."""
+    """Say, before a sparse build, what will keep it from being sparse; arguments as of `make_rows`."""
     without = _without_sparse_cores(targets)
     if without and len(without) == len(targets):
         text = f"sparsity is on, but no target has Sparse Tensor Cores ({', '.join(without)}): {_SINCE}"
@@ -147,7 +161,8 @@ def warn_before(
     if without:
         text = f"sparsity is on, but targets without Sparse Tensor Cores run dense ({', '.join(without)}): {_SINCE}"
         notes.warn(text, SparsityWarning)
-    eligible = [site for site in sites if site.eligible]
+    reasons = [site.reason or _left_out(site, reached, kept, in_fp32) for site in sites]
+    eligible = [site for site, reason in zip(sites, reasons, strict=True) if not reason]
     compliant = [site for site in eligible if site.compliant]
     grouped = [site.node for site in sites if site.reason.startswith("grouped")]
     if reached in _DENSE:
@@ -156,8 +171,7 @@ def warn_before(
         )
         notes.warn(f"{text}; build with precision='fp16'", SparsityWarning)
     if not eligible:
-        reasons = dict.fromkeys(site.reason for site in sites if site.reason)
-        why = f": {'; '.join(reasons)}" if reasons else ": it has no Conv, Gemm or MatMul"
+        why = f": {'; '.join(dict.fromkeys(reasons))}" if reasons else ": it has no Conv, Gemm or MatMul"
         notes.warn(f"sparsity is on, but no weight of the model is eligible{why}", SparsityWarning)
     elif not compliant and not forced:
         text = (
@@ -204,13 +218,65 @@ def node_names(source: OnnxModel, built: OnnxModel) -> dict[str, tuple[str, ...]
     return names
 
 
-def _reason(site: SiteReport, reached: str, kept: Sequence[str], targets: Sequence[str]) -> str:
+def nodes_in_fp32(source: OnnxModel, built: OnnxModel) -> frozenset[str]:
+    """Nodes with weights that the types of a graph say are computed in FP32, as weight sites of ``source`` call them.
+
+    A product is INT8 when both of its operands are dequantized; of a dequantized weight alone it is floating point.
+
+    Args:
+        source: The user's model.
+        built: What was parsed: the same, or converted.
+    """
+    graph = with_shapes(built.proto, {}, built.name).graph
+    floating: dict[bool, set[str]] = {True: set(), False: set()}
+    for name, fp32 in _products(Scope(graph)):
+        floating[fp32].add(name)
+    found = floating[True] - floating[False]  # nodes without names may be called alike in two graphs
+    if found and built is not source:
+        names = node_names(source, built).items()
+        found |= {node for node, aliases in names if node not in floating[False] and not found.isdisjoint(aliases)}
+    return frozenset(found)
+
+
+def _products(scope: Scope) -> Iterator[tuple[str, bool]]:
+    """Nodes with weights, and whether they are computed in FP32."""
+    for position, node in enumerate(scope.graph.node):
+        if has_weights(node):
+            operands = node.input[:2]
+            types = {dtype for dtype in map(scope.dtype, operands) if dtype}
+            fp32 = types == {"float32"} and not all(_is_dequantized(scope, name) for name in operands)
+            yield node.name or f"{node.op_type}_{position}", fp32
+        for _, graph in bodies(node, position):
+            yield from _products(Scope(graph, scope))
+
+
+def _is_dequantized(scope: Scope, name: str) -> bool:
+    """Whether a value comes out of DequantizeLinear, also past nodes that TensorRT moves it over."""
+    while not dequantized_from(scope, name):
+        found = scope.find(name)
+        node = None if found is None else found.producers.get(name)
+        if found is None or node is None or node.op_type not in _COMMUTING:
+            return False
+        scope, name = found, node.input[0]
+    return True
+
+
+def _reason(
+    site: SiteReport, reached: str, kept: Sequence[str], in_fp32: Collection[str], targets: Sequence[str]
+) -> str:
     if targets and len(_without_sparse_cores(targets)) == len(targets):
         return f"no target has Sparse Tensor Cores: {_SINCE}"
     if reached in _DENSE and site.quantization is None:
         return f"{reached.upper()} build: Sparse Tensor Cores take FP16, BF16, FP8 and INT8"
+    return _left_out(site, reached, kept, in_fp32)
+
+
+def _left_out(site: SiteReport, reached: str, kept: Sequence[str], in_fp32: Collection[str]) -> str:
+    """Why a site is not computed in the precision of the build; "" where it is."""
     if site.node in kept:
         return "kept in FP32 by the conversion"
+    if site.node in in_fp32:
+        return "computed in FP32: not quantized" if reached == "int8" else "computed in FP32: stored so"
     return ""
 
 

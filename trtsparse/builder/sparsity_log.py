@@ -27,7 +27,7 @@ _ELIGIBLE = re.compile(r"layers? eligible for sparse math|found \d+ layer\(s\) e
 _CHOSEN = re.compile(r"picked sparse implementation|chose \d+ layer\(s\)", re.IGNORECASE)
 _COUNT = re.compile(r"(?:found|chose) (\d+) layer\(s\)", re.IGNORECASE)
 _SPARSE_TACTIC = re.compile(r"spars|spmma|sptensor|sp_?gemm", re.IGNORECASE)
-_ONNX_LAYER = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
+_ONNX_LAYER = re.compile(r"\[ONNX Layer: (.*?)\](?=\s*$|[\x1e\x1f]|[,\s]*\[[\w ]+: )", re.DOTALL)
 _SEPARATORS = re.compile(r"\s\+\s|\s?\|\|\s?|,\s+|[{}()\x1e\x1f]|\.\.\.")
 _SUFFIX = re.compile(r"/MatMulAddFusion$|\s*\[[^\]]*\]$|\]$")
 _FOREIGN = "ForeignNode["

@@ -88,6 +88,8 @@ def check_writable(options: TrtexecOptions) -> None:
         wanted.append(Path(f"{options.build.save_engine}.json"))
     for path in wanted:
         atomic.check_writable(path)
+    if options.build.timing_cache is not None:
+        wanted.append(Path(options.build.timing_cache))  # one that cannot be written does not end a build
     if options.model.onnx is not None and any(path.exists() for path in wanted):
         from trtsparse.builder.engine import check_apart
         from trtsparse.files.model import OnnxModel
