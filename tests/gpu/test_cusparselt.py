@@ -1,10 +1,14 @@
 """The cusparselt engine on a real GPU: values against ONNX Runtime, through sessions and by itself."""
 
 import numpy as np
+import onnx
 import pytest
+from onnx import helper
 
 import models
 from tests.gpu.conftest import gpu_world
+from tests.helpers import model as model_of
+from tests.helpers import tensor
 from trtsparse.engines.cusparselt.attention import Attention
 from trtsparse.engines.cusparselt.engine import CusparseltEngine
 from trtsparse.engines.cusparselt.products import Products
@@ -228,3 +232,37 @@ def test_work_on_the_default_stream_is_ordered_with_other_work_there():
     for early in sums:
         assert float((early - found).abs().max()) > 0
     context.close()
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("what", ["positions", "resize", "backwards", "shapes alone"])
+def test_what_no_product_computes_is_captured_and_right(what, compiled):
+    """Replays run no Python: what a graph reads must be on the GPU, and stay."""
+    node, int64 = helper.make_node, onnx.TensorProto.INT64
+    inverse = (1 / 10000 ** (np.arange(0, 64, 2) / 64)).astype(np.float32)
+    steps = {
+        "positions": [
+            node("Cast", ["ids"], ["f"], to=onnx.TensorProto.FLOAT), node("Unsqueeze", ["f", "last"], ["u"]),
+            node("Mul", ["u", "inverse"], ["a"]), node("Cos", ["a"], ["y"]),
+        ],
+        "resize": [node(
+            "Resize", ["x", "", "scales"], ["y"], nearest_mode="floor", coordinate_transformation_mode="asymmetric"
+        )],
+        "backwards": [node("Slice", ["x", "last", "first", "axes", "last"], ["y"])],
+        "shapes alone": [
+            node("Shape", ["x"], ["s"]), node("ConstantOfShape", ["s"], ["z"]), node("Identity", ["z"], ["y"])
+        ],
+    }[what]  # fmt: skip
+    constants = [
+        tensor("inverse", inverse), tensor("last", np.array([-1])), tensor("first", np.array([-(2**31)])),
+        tensor("axes", np.array([3])), tensor("scales", np.float32([1, 1, 1.7, 0.6])),
+    ]  # fmt: skip
+    source = model_of(steps, constants, inputs={"ids": [1, 2048]} if what == "positions" else {"x": [1, 2, 9, 12]})
+    feeds = {"x": np.random.default_rng(0).standard_normal((1, 2, 9, 12)).astype(np.float32)}
+    if what == "positions":
+        source.graph.input[0].type.tensor_type.elem_type = int64
+        feeds = {"ids": np.arange(2048)[None]}
+    right = OnnxRuntimeEngine(source).run(feeds)["y"]
+    with session(CusparseltEngine(source, compiled=compiled)) as opened:
+        for _ in range(4):
+            np.testing.assert_allclose(opened.run(feeds)["y"], right, atol=1e-4 if what == "positions" else 0.02)
