@@ -306,6 +306,27 @@ def test_where_nothing_is_known_about_a_dense_constant_it_is_an_error(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+class Gated(nn.Module):
+    """Has a branch that is left out while its gate is zero, and a constant."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.branch = nn.Linear(8, 8), nn.Linear(8, 8)
+        self.gate = nn.Parameter(torch.zeros(1))
+        self.register_buffer("bank", torch.randn(8, 8))
+
+    def forward(self, x):
+        y = self.layer(x)
+        if float(self.gate.detach()) != 0:
+            y = y + self.gate * self.branch(x)
+        return y @ self.bank
+
+
+def test_a_buffer_is_known_by_its_name_where_other_parameters_take_another_way(tmp_path):
+    report = SparsePruner(Gated()).export_onnx(tmp_path / "m.onnx", (torch.randn(2, 8),), dynamo=False)
+    assert [(site.tensor, site.compliant) for site in report.sites if not site.compliant] == [("bank", False)]
+
+
 class Eigenvalues(nn.Linear):
     """Uses an operator that ONNX does not have."""
 

@@ -370,7 +370,7 @@ def test_a_report_of_a_quantized_model_leaves_the_other_products_in_floating_poi
     first, second = explain(partly_quantized(), gpu="h100", report=report).sites
     assert first.gemm == Gemm(4096, 64, 64, "int8")
     assert (second.gemm and second.gemm.dtype) == head
-    assert second.reason == ("" if head else "FP32 build: Sparse Tensor Cores take FP16, BF16, FP8 and INT8")
+    assert second.reason == ("" if head else "computed in FP32: not quantized")
 
 
 def test_a_report_of_a_model_that_the_build_quantized_makes_all_products_int8():

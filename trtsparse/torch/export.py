@@ -143,7 +143,8 @@ def _trained(
         pattern: N:M.
         options: Of `torch.onnx.export`.
     """
-    dense = [site for site in report.sites if _is_dense(site)]
+    buffers = {name for name, _ in plain.named_buffers(remove_duplicate=False)}
+    dense = [site for site in report.sites if _is_dense(site) and site.tensor not in buffers]
     parameters = {name for name, _ in plain.named_parameters(remove_duplicate=False)}
     if all(site.tensor in parameters for site in dense):
         return dense
@@ -159,7 +160,7 @@ def _trained(
         if [_kind(site) for site in sites] != [_kind(site) for site in report.sites]:
             return dense
         pairs = zip(report.sites, sites, strict=True)
-        return [old for old, new in pairs if _is_dense(old) and _values(models[0], old) != _values(models[1], new)]
+        return [old for old, new in pairs if old in dense and _values(models[0], old) != _values(models[1], new)]
 
 
 def _is_dense(site: SiteReport) -> bool:

@@ -7,7 +7,6 @@ So where values are lowered, one that is float32 on the device was made from int
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -39,11 +38,11 @@ def keeps_exact(op: str, computed: Iterable[Tensor]) -> bool:
 def lowered(value: Tensor, floating: Any) -> Tensor:
     """A float32 tensor in another type; a tensor of another type as it is.
 
-    What is too large becomes the largest number, and so does infinity: in a mask it may be all that a row has.
+    Finite numbers stay finite: what stands for minus infinity in a mask may be all that there is in a row.
     """
     import torch
 
     if floating is None or value.dtype != torch.float32:
         return value
     most = torch.finfo(floating).max
-    return value.to(floating).nan_to_num(nan=math.nan, posinf=most, neginf=-most)
+    return torch.where(value.isinf(), value, value.clamp(-most, most)).to(floating)
