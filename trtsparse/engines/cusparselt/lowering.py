@@ -44,5 +44,5 @@ def lowered(value: Tensor, floating: Any) -> Tensor:
 
     if floating is None or value.dtype != torch.float32:
         return value
-    most = torch.finfo(floating).max
+    most = min(torch.finfo(kind).max for kind in (floating, torch.float32))
     return torch.where(value.isinf(), value, value.clamp(-most, most)).to(floating)
