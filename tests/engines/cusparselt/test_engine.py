@@ -73,6 +73,16 @@ def test_without_pytorch_the_extra_to_install_is_named(mlp, monkeypatch):
     )
 
 
+def test_a_pytorch_that_is_broken_says_why(mlp, monkeypatch, tmp_path):
+    (tmp_path / "torch.py").write_text("raise OSError('libcudart.so.13: cannot open shared object file')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    assert refusal(MissingDependencyError, lambda: CusparseltEngine(mlp)) == (
+        "PyTorch cannot be imported\n  where: libcudart.so.13: cannot open shared object file\n"
+        "  to fix: pip install 'trtsparse[torch]'"
+    )
+
+
 def test_a_gpu_that_is_not_there_is_named(mlp, torch, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     assert refusal(DeviceError, lambda: CusparseltEngine(mlp, device=3)) == (

@@ -61,7 +61,7 @@ class CusparseltEngine:
         ModelError: The model has operators that are not executed here; all of them are named.
         ConfigError: There is no such precision, or a saved engine has another one.
         DeviceError: There is no such GPU, or it is older than Ampere.
-        MissingDependencyError: PyTorch is not installed.
+        MissingDependencyError: PyTorch is not installed, or cannot be imported.
     """
 
     name = "cusparselt"
@@ -306,8 +306,10 @@ def _torch() -> Any:
 def _require_torch() -> None:
     try:
         _torch()
-    except (ImportError, OSError) as error:  # such as for a library of CUDA's that it lacks
+    except ModuleNotFoundError as error:
         raise MissingDependencyError("PyTorch is not installed", extra="torch", where=str(error)) from error
+    except (ImportError, OSError) as error:  # such as for a library of CUDA's that it lacks
+        raise MissingDependencyError("PyTorch cannot be imported", extra="torch", where=str(error)) from error
 
 
 def _torch_with_gpu(device: int) -> Any:
